@@ -1,0 +1,1 @@
+"""Nexus Jobs: a queue-driven platform for LLM inference."""

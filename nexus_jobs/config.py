@@ -1,0 +1,315 @@
+"""Settings: `configs/nexus.toml`, then the environment (`NEXUS_SECTION__KEY`); models from YAML.
+
+An unknown key is refused, with the nearest known one, wherever it was written.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from nexus_jobs.errors import ConfigError
+
+MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,99}$"
+"""Model names end up in queue names, file names and URLs."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ServerSettings(_Section):
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535)
+    workers: int = Field(1, ge=1)
+    """API processes."""
+    threads: int = Field(64, ge=2)
+    """Requests one API process serves at the same time."""
+    max_waiting: int = Field(48, ge=1)
+    """How many of them may hold on for a job to end; the next is answered 202 at once."""
+    max_body_mb: int = Field(1024, ge=1)
+    """Largest upload; larger files are refused with 413."""
+
+
+class DatabaseSettings(_Section):
+    url: str | None = None
+    """SQLAlchemy URL; None is SQLite in the data folder."""
+    pool_size: int = Field(8, ge=1)
+
+
+class QueueSettings(_Section):
+    redis_url: str | None = None
+    """None is the embedded Valkey that `nexus up` starts on `embedded_port`."""
+    embedded_port: int = Field(6390, ge=1, le=65535)
+    ticket_jobs: int = Field(32, ge=1)
+    """The most jobs that one ticket stands for."""
+    task_events: bool = True
+    """Worker and task events, for Flower."""
+
+
+class JobSettings(_Section):
+    max_attempts: int = Field(3, ge=1)
+    max_tokens_limit: int = Field(8192, ge=1)
+    """The largest `max_tokens` a request may ask for."""
+    slack_seconds: tuple[float, ...] = (0, 5, 15, 30, 60, 120, 300, 600, 900, 1800)
+    """For each priority 0 to 9: the seconds within which a job should start."""
+    lease_seconds: float = Field(15.0, gt=0)
+
+    @field_validator("slack_seconds")
+    @classmethod
+    def _ten_rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(value) != 10 or list(value) != sorted(value) or value[0] < 0:
+            raise ValueError("must be ten numbers of seconds, none smaller than the one before it")
+        return value
+
+
+class WorkerSettings(_Section):
+    grace_seconds: float = Field(25.0, ge=0)
+    """How long running rows may go on after SIGTERM before they are handed back."""
+    poll_seconds: float = Field(1.0, gt=0)
+    """How often a worker with free slots looks for jobs without having had a ticket."""
+    threads: int = Field(0, ge=0)
+    """CPU threads an engine may use; 0 is all cores that this process may run on."""
+
+
+class SchedulerSettings(_Section):
+    interval_seconds: float = Field(1.0, gt=0)
+    import_timeout_seconds: float = Field(120.0, gt=0)
+    """A bulk import that adds no row for so long is given up."""
+
+
+class CacheSettings(_Section):
+    redis_url: str | None = None
+    """None is the queue's Redis."""
+    ttl_seconds: float = Field(3600.0, ge=0)
+    """How long a result may answer later requests; 0 switches the cache off."""
+    max_size_mb: int = Field(64, ge=0)
+    """Memory for results in each API process."""
+
+
+class MetricsSettings(_Section):
+    prometheus_port: int = Field(0, ge=0, le=65535)
+    """Where a worker serves its metrics; 0 is nowhere. Several workers count up from here."""
+    collection_interval: float = Field(5.0, gt=0)
+    """How long the API may reuse the gauges it reads from the database, in seconds."""
+
+
+class LoadBalancerSettings(_Section):
+    algorithm: Literal["least_loaded", "round_robin", "weighted", "latency"] = "least_loaded"
+    health_check_interval: float = Field(30.0, gt=0)
+    failure_threshold: int = Field(3, ge=1)
+
+
+class Preprocessing(_Section):
+    chat_template: bool = True
+    """Wrap a plain `prompt` as one user turn, where the model has a chat template."""
+    system_prompt: str | None = None
+    """Put before a chat that has no system turn of its own."""
+
+
+class SimulatedTimes(_Section):
+    """Milliseconds the simulated engine takes: per prompt token, per step, per step and row."""
+
+    prefill_ms: float = Field(0.0, ge=0)
+    step_ms: float = Field(0.0, ge=0)
+    step_ms_per_row: float = Field(0.0, ge=0)
+
+
+EngineType = Literal["auto", "openvino", "onnx", "huggingface", "simulated", "upstream"]
+Precision = Literal["int4", "int8", "fp16", "fp32"]
+
+
+class ModelConfig(_Section):
+    """One entry of `configs/models.yaml`."""
+
+    name: str = Field(pattern=MODEL_NAME)
+    type: EngineType = "auto"
+    path: str = ""
+    """A pulled model's name, or a folder under the model root; the model's own name if empty."""
+    device: str = "auto"
+    """auto, cpu, or cuda:N."""
+    precision: Precision | None = None
+    """None is the engine's own default: the file as it is for openvino, int8 for onnx."""
+    max_batch_size: int = Field(16, ge=1, le=4096)
+    """Slots of a batch on one worker."""
+    max_wait_ms: float = Field(0.0, ge=0)
+    """How long an idle worker waits for more jobs before it starts a batch."""
+    max_batch_tokens: int = Field(2048, ge=1)
+    """Prompt tokens that may join a running batch at one step."""
+    max_sequence_length: int = Field(2048, ge=8)
+    """Prompt and answer together, in tokens."""
+    warmup: bool = True
+    reproducible: bool = False
+    """Use only engines whose answer does not depend on who shares the batch."""
+    health_check_interval: float = Field(60.0, gt=0)
+    preprocessing: Preprocessing = Preprocessing()
+    simulated: SimulatedTimes = SimulatedTimes()
+
+    @property
+    def source(self) -> str:
+        """The pulled name or folder that the weights come from."""
+        return self.path or self.name
+
+
+class Settings(BaseSettings):
+    """All settings; build them with `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="NEXUS_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+    data_dir: Path = Path(".nexus")
+    model_root: Path | None = None
+    """Where pulled models lie; None is `models` in the data folder."""
+    models_file: Path = Path("configs/models.yaml")
+
+    server: ServerSettings = ServerSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    queue: QueueSettings = QueueSettings()
+    jobs: JobSettings = JobSettings()
+    worker: WorkerSettings = WorkerSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    cache: CacheSettings = CacheSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    load_balancer: LoadBalancerSettings = LoadBalancerSettings()
+
+    @property
+    def database_url(self) -> str:
+        return self.database.url or f"sqlite:///{(self.data_dir / 'nexus.db').absolute()}"
+
+    @property
+    def redis_url(self) -> str:
+        return self.queue.redis_url or f"redis://127.0.0.1:{self.queue.embedded_port}/0"
+
+    @property
+    def cache_redis_url(self) -> str:
+        return self.cache.redis_url or self.redis_url
+
+    @property
+    def models_dir(self) -> Path:
+        return (self.model_root or self.data_dir / "models").absolute()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _toml_file())
+
+
+def _toml_file() -> Path:
+    return Path(os.environ.get("NEXUS_CONFIG", "configs/nexus.toml"))
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings file that `NEXUS_CONFIG` names, then the environment, then `overrides`.
+
+    Raises:
+        ConfigError: a key is unknown or a value is out of range; the message says what to write.
+    """
+    named = os.environ.get("NEXUS_CONFIG")
+    if named and not Path(named).is_file():
+        raise ConfigError(f"NEXUS_CONFIG names {named}, which is not a file")
+    _refuse_unknown_variables(os.environ)
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, Settings, "settings")) from error
+    except ValueError as error:  # a TOML file that cannot be parsed, a variable that is not JSON
+        raise ConfigError(f"settings: {error}") from error
+
+
+def load_models(path: Path) -> list[ModelConfig]:
+    """Read the models a YAML file lists under `models:`.
+
+    Raises:
+        ConfigError: the file is missing or not of that form, or a name stands twice.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist; name the models file with --models") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    entries = document.get("models") if isinstance(document, dict) else None
+    if not isinstance(entries, list):
+        raise ConfigError(f"{path}: expected a list under the key `models`")
+    models = [_model(path, entry) for entry in entries]
+    names = [model.name for model in models]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{path}: model {name!r} stands there {names.count(name)} times")
+    return models
+
+
+def _model(path: Path, entry: object) -> ModelConfig:
+    try:
+        return ModelConfig.model_validate(entry)
+    except ValidationError as error:
+        name = entry.get("name", "?") if isinstance(entry, dict) else "?"
+        raise ConfigError(_explain(error, ModelConfig, f"{path}: model {name}")) from error
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word most like `word`, if any is like it at all."""
+    matches = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question to put behind an error message; empty if nothing is near."""
+    match = nearest(word, known)
+    return f"; did you mean {match!r}?" if match else ""
+
+
+def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
+    known = {*Settings.model_fields, "config"}
+    for variable in environ:
+        name, _, _ = variable.lower().removeprefix("nexus_").partition("__")
+        if variable.upper().startswith("NEXUS_") and name not in known:
+            raise ConfigError(
+                f"environment variable {variable}: unknown section {name!r}"
+                + did_you_mean(name, known)
+            )
+
+
+def _explain(error: ValidationError, root: type[BaseModel], where: str) -> str:
+    lines = []
+    for item in error.errors(include_url=False):
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            known = _fields_at(root, item["loc"][:-1])
+            message = "unknown key" + did_you_mean(str(item["loc"][-1]), known)
+        else:
+            message = f"{item['msg']} (got {item['input']!r})"
+        lines.append(f"{where}: {key}: {message}")
+    return "\n".join(lines)
+
+
+def _fields_at(root: type[BaseModel], location: Iterable[int | str]) -> list[str]:
+    model = root
+    for part in location:
+        annotation = model.model_fields[str(part)].annotation
+        candidates = [annotation, *get_args(annotation)]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(model.model_fields)

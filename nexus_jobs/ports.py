@@ -1,0 +1,252 @@
+"""What the application needs from the outside world. Adapters implement these protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from nexus_jobs.config import ModelConfig
+from nexus_jobs.fleet import WorkerReport
+from nexus_jobs.job import (
+    Bulk,
+    BulkProgress,
+    BulkState,
+    Cached,
+    FinishReason,
+    Job,
+    Lease,
+    Message,
+    NewJob,
+    Outcome,
+    Result,
+    SamplingParams,
+    State,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Which jobs a list shows; None is any."""
+
+    state: State | None = None
+    model: str | None = None
+    bulk_id: str | None = None
+
+
+class JobStore(Protocol):
+    """The truth about jobs. Each method is one transaction; the clock is the database's.
+
+    Every method raises StoreUnavailable when the database does not answer.
+    """
+
+    def add(self, jobs: Sequence[NewJob]) -> list[Job]:
+        """Commit new jobs, all or none, and return them in the same order."""
+
+    def get(self, job_id: str) -> Job | None:
+        """The job with its result, or None."""
+
+    def get_many(self, job_ids: Sequence[str]) -> dict[str, Job]:
+        """Those of the jobs that exist, with their results, by id."""
+
+    def list(self, which: JobFilter, *, limit: int, before: str | None = None) -> Sequence[Job]:
+        """Up to `limit` jobs, newest first (ids sort by time), older than the id `before`."""
+
+    def claim(self, model: str, limit: int, *, worker: str, lease_seconds: float) -> list[Job]:
+        """Take up to `limit` of the model's queued jobs, earliest `due_at` first, under leases."""
+
+    def finish(self, outcomes: Sequence[Outcome]) -> dict[str, State]:
+        """Record how attempts ended; the new state by job id.
+
+        An outcome whose lease is no longer held changes nothing and is absent from the answer.
+        """
+
+    def heartbeat(self, leases: Sequence[Lease], *, lease_seconds: float) -> set[str]:
+        """Extend leases; the ids of the jobs whose lease is still held."""
+
+    def cancel(self, job_id: str) -> Job | None:
+        """Cancel a job that has not ended; the job as it stands now, or None if there is none."""
+
+    def requeue_lapsed(self) -> dict[str, State]:
+        """Take back jobs whose lease has run out: queued again, or dead if attempts are spent."""
+
+    def expire_overdue(self) -> list[str]:
+        """Expire queued jobs that are past `expires_at`; their ids."""
+
+    def backlog(self) -> dict[str, int]:
+        """How many jobs are ready to run, for each model that has any."""
+
+    def counts(self) -> dict[tuple[str, State], int]:
+        """How many jobs are queued or running, by model and state."""
+
+    def find_result(self, fingerprint: str, *, max_age: float) -> Result | None:
+        """The newest result computed for this fingerprint in the last `max_age` seconds."""
+
+
+class BulkStore(Protocol):
+    """Bulks; their rows are jobs and are added through JobStore."""
+
+    def add_bulk(self, bulk: Bulk) -> Bulk:
+        """Commit a new bulk (its `submitted_at` is set by the database)."""
+
+    def get_bulk(self, bulk_id: str) -> Bulk | None: ...
+
+    def accept_bulk(self, bulk_id: str) -> Bulk:
+        """Turn an importing bulk into an accepted one.
+
+        Raises:
+            Conflict: it is no longer importing (given up, or cancelled).
+        """
+
+    def cancel_bulk(self, bulk_id: str, to: BulkState = BulkState.CANCELLED) -> list[str]:
+        """Set the bulk's state and cancel its rows that have not ended; the ids of those rows."""
+
+    def bulk_progress(self, bulk_id: str, *, window: float = 10.0) -> BulkProgress: ...
+
+    def bulk_rows(self, bulk_id: str, *, chunk: int = 1000) -> Iterator[Job]:
+        """The bulk's jobs with cells and results, in input order, read a chunk at a time."""
+
+    def stale_imports(self, timeout: float) -> list[str]:
+        """Bulks that are importing but have had no new row for `timeout` seconds."""
+
+
+class FleetStore(Protocol):
+    """The registered models and the workers that serve them."""
+
+    def sync_models(self, models: Sequence[ModelConfig]) -> None:
+        """Make the registry hold just these models."""
+
+    def models(self) -> list[ModelConfig]: ...
+
+    def report(self, worker: WorkerReport) -> None:
+        """Insert or refresh a worker's row."""
+
+    def retire(self, worker_id: str) -> None:
+        """Remove a worker that has stopped."""
+
+    def workers(self, *, max_age: float) -> list[WorkerReport]:
+        """Workers that reported in the last `max_age` seconds."""
+
+
+class TicketQueue(Protocol):
+    """Tells workers that there is work. Losing or repeating a ticket does no harm."""
+
+    def ring(self, counts: Mapping[str, int]) -> None:
+        """Say how many new jobs each model has.
+
+        Raises:
+            QueueUnavailable: Redis did not answer; the scheduler rings again later.
+        """
+
+    def waiting(self, model: str) -> int:
+        """How many tickets of the model no worker has taken yet."""
+
+
+class ResultCache(Protocol):
+    """One level of disposable copies of results, by fingerprint."""
+
+    level: Cached
+
+    def get(self, fingerprint: str) -> Result | None: ...
+
+    def put(self, results: Mapping[str, Result]) -> None: ...
+
+
+class Channel(StrEnum):
+    """What a signal between processes is about; it carries job ids."""
+
+    ENDED = "ended"
+    CANCELLED = "cancelled"
+
+
+class Signals(Protocol):
+    """Hints between processes, delivered at most once; every listener can do without them."""
+
+    def send(self, channel: Channel, job_ids: Sequence[str]) -> None:
+        """Send a hint; a failure is logged and otherwise ignored."""
+
+    def listen(self, channel: Channel, heard: Callable[[Sequence[str]], None]) -> None:
+        """Call `heard` from a background thread for each hint, until `close`."""
+
+    def close(self) -> None: ...
+
+
+class Clock(Protocol):
+    """Monotonic seconds, for waits and measurements inside one process."""
+
+    def __call__(self) -> float: ...
+
+
+class Tokenizer(Protocol):
+    """Turns text into token ids and back. Safe to call from several threads."""
+
+    def render(self, messages: Sequence[Message]) -> str | None:
+        """The chat as the model's template writes it, or None if the model has no template."""
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of the ids, without special tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """One row for an engine: prompt token ids, and how to go on from them."""
+
+    id: str
+    prompt: Sequence[int]
+    params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What one step added to one sequence; `finish_reason` is set on its last progress.
+
+    The end-of-sequence token is not among `token_ids`.
+    """
+
+    sequence_id: str
+    token_ids: Sequence[int]
+    finish_reason: FinishReason | None = None
+
+
+class Engine(Protocol):
+    """Turns token ids into token ids, one step at a time. Used from one thread only.
+
+    A sequence leaves by itself when its Progress has a finish reason: end of sequence,
+    `max_tokens`, or `max_sequence_length` reached. Stop strings are not the engine's business:
+    the caller evicts the row.
+    """
+
+    name: str
+    """What runs the model, for people: `onnx int8`."""
+    reproducible: bool
+    """Whether a row's tokens are the same alone and in any batch."""
+    slots: int
+    """The most sequences that may be in the batch at once."""
+    max_sequence_length: int
+    """Prompt and answer together, in tokens."""
+    bounds_prefill: bool
+    """The engine spreads long prompts over steps itself, so nobody else has to ration them."""
+    tokenizer: Tokenizer
+
+    def admit(self, sequences: Sequence[TokenSequence]) -> None:
+        """Let rows join; the caller never admits more than there are free slots.
+
+        Raises:
+            EngineError: none of them joined.
+        """
+
+    def step(self) -> list[Progress]:
+        """Advance every row by a token (an engine may also need a step to prefill a row).
+
+        Raises:
+            EngineError: the batch is lost; the engine holds no row any more and is usable.
+        """
+
+    def evict(self, sequence_id: str) -> None:
+        """Drop a row at once and free its slot; an unknown id is no error."""
+
+    def close(self) -> None:
+        """Give the memory back."""
