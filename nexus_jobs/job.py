@@ -2,7 +2,7 @@
 
     queued --claim--> running --succeed--> succeeded
       ^                  |-----fail------> failed       (the request itself cannot be run)
-      |<----requeue------|                              (lease lapsed or engine error, attempts left)
+      |<----requeue------|                              (lease lapsed or engine error)
       |<----release------|                              (handed back unharmed, attempt not counted)
       |                  |-----bury------> dead         (attempts spent)
       |--cancel--> cancelled <--cancel---|

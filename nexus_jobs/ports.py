@@ -50,7 +50,7 @@ class JobStore(Protocol):
     def get_many(self, job_ids: Sequence[str]) -> dict[str, Job]:
         """Those of the jobs that exist, with their results, by id."""
 
-    def list(self, which: JobFilter, *, limit: int, before: str | None = None) -> Sequence[Job]:
+    def search(self, which: JobFilter, *, limit: int, before: str | None = None) -> Sequence[Job]:
         """Up to `limit` jobs, newest first (ids sort by time), older than the id `before`."""
 
     def claim(self, model: str, limit: int, *, worker: str, lease_seconds: float) -> list[Job]:
