@@ -19,27 +19,28 @@ class ConfigError(NexusError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a request: the field, and what would be right."""
+    """One thing wrong with a request: where, a stable code, and what would be right."""
 
     field: str | None
-    message: str
     code: str
+    message: str
 
 
 class InvalidRequest(NexusError):
-    """A request that can never succeed as it is written."""
+    """A request that can never succeed as it is written; `problems` lists all that is wrong."""
 
     code = "invalid_request"
 
-    def __init__(self, message: str, *, field: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.field = field
-        if code is not None:
-            self.code = code
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("; ".join(problem.message for problem in problems))
+        self.problems = problems
+        if len(problems) == 1:
+            self.code = problems[0].code
 
-    @property
-    def problem(self) -> Problem:
-        return Problem(self.field, str(self), self.code)
+    @classmethod
+    def of(cls, code: str, message: str, *, field: str | None = None) -> InvalidRequest:
+        """A request with one thing wrong."""
+        return cls(Problem(field, code, message))
 
 
 class NotFound(NexusError):

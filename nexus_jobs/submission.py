@@ -1,0 +1,206 @@
+"""What a client may write when it submits a job, and the check of it, for JSON and CSV alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from nexus_jobs.config import did_you_mean
+from nexus_jobs.errors import InvalidRequest, Problem
+from nexus_jobs.job import Message, Request, SamplingParams
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+MAX_STOPS = 16
+MAX_METADATA_KEYS = 64
+
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class ChatMessage(BaseModel):
+    """One turn of a chat."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Generation(BaseModel):
+    """How to generate; every field has a default, so any of them may be left out."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    max_tokens: int = Field(128, ge=1)
+    """The most tokens to generate."""
+    min_tokens: int = Field(0, ge=0)
+    """Do not end before this many tokens."""
+    ignore_eos: bool = False
+    """Go on to `max_tokens` even when the model wants to end."""
+    temperature: float = Field(0.0, ge=0, le=2)
+    """0 always takes the likeliest token; higher is more varied."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Sample from the likeliest tokens that together have this probability."""
+    top_k: int = Field(0, ge=0)
+    """Sample from this many of the likeliest tokens; 0 is all."""
+    seed: int | None = Field(None, ge=0, le=2**63 - 1)
+    """Makes sampling repeatable, on models whose engine is reproducible."""
+    stop: Annotated[list[StopString], BeforeValidator(_as_list)] = Field([], max_length=MAX_STOPS)
+    """A string or a list of strings; the text ends before the first of them."""
+    repetition_penalty: float = Field(1.0, gt=0, le=2)
+    """Above 1 makes tokens that have already appeared less likely."""
+    priority: int = Field(5, ge=0, le=9)
+    """0 is the most urgent, 9 the least."""
+    expires_in: float | None = Field(None, gt=0)
+    """Seconds after which the job is not worth starting."""
+    cache: Literal["yes", "no"] = "yes"
+    """`no`: neither answer from the cache nor store there."""
+    reproducible: bool = False
+    """Refuse engines whose answer depends on what else is in the batch."""
+
+    @model_validator(mode="after")
+    def _min_below_max(self) -> Generation:
+        if self.min_tokens > self.max_tokens:
+            raise PydanticCustomError(
+                "out_of_range",
+                "min_tokens must not be larger than max_tokens ({max_tokens})",
+                {"max_tokens": self.max_tokens},
+            )
+        return self
+
+    def request(
+        self,
+        model: str,
+        *,
+        prompt: str | None = None,
+        messages: list[ChatMessage] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Request:
+        """The domain's request for one prompt or chat."""
+        return Request(
+            model=model,
+            prompt=prompt,
+            messages=tuple(Message(m.role, m.content) for m in messages) if messages else None,
+            params=SamplingParams(
+                max_tokens=self.max_tokens,
+                min_tokens=self.min_tokens,
+                ignore_eos=self.ignore_eos,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                top_k=self.top_k,
+                seed=self.seed,
+                stop=tuple(self.stop),
+                repetition_penalty=self.repetition_penalty,
+            ),
+            priority=self.priority,
+            expires_in=self.expires_in,
+            use_cache=self.cache == "yes",
+            reproducible=self.reproducible,
+            metadata=metadata,
+        )
+
+
+class Submission(Generation):
+    """The body of `POST /jobs`."""
+
+    model: str
+    """The name of a registered model."""
+    prompt: str | None = None
+    """A single question or instruction; wrapped as a user turn if the model is a chat model."""
+    messages: list[ChatMessage] | None = Field(None, min_length=1)
+    """A chat, oldest turn first; instead of `prompt`."""
+    metadata: dict[str, Any] | None = Field(None, max_length=MAX_METADATA_KEYS)
+    """Kept with the job and given back as it is."""
+
+    @model_validator(mode="after")
+    def _one_input(self) -> Submission:
+        if (self.prompt is None) == (self.messages is None):
+            raise PydanticCustomError(
+                "one_input", "give either `prompt` or `messages`, and not both"
+            )
+        return self
+
+    def to_request(self) -> Request:
+        return self.request(
+            self.model, prompt=self.prompt, messages=self.messages, metadata=self.metadata
+        )
+
+
+class BatchSubmission(Generation):
+    """The body of `POST /generate/batch`."""
+
+    model: str
+    prompts: list[str] = Field(min_length=1, max_length=1000)
+
+    def to_requests(self) -> list[Request]:
+        return [self.request(self.model, prompt=prompt) for prompt in self.prompts]
+
+
+_CODES = {
+    "missing": "missing_field",
+    "extra_forbidden": "unknown_field",
+    "json_invalid": "invalid_json",
+}
+_RANGE = ("greater_than", "less_than", "too_short", "too_long", "out_of_range", "finite_number")
+
+
+def parse_json(model: type[ModelT], body: bytes) -> ModelT:
+    """Read a JSON body; a value of another type than the field's is refused, never converted.
+
+    Raises:
+        InvalidRequest: with a problem for each field that is wrong.
+    """
+    try:
+        return model.model_validate_json(body, strict=True)
+    except ValidationError as error:
+        raise _invalid(model, error) from error
+
+
+def parse_text(model: type[ModelT], values: Mapping[str, str]) -> ModelT:
+    """Read form fields or CSV cells: text is converted to each field's type.
+
+    Raises:
+        InvalidRequest: with a problem for each field that is wrong.
+    """
+    try:
+        return model.model_validate_strings(dict(values))
+    except ValidationError as error:
+        raise _invalid(model, error) from error
+
+
+def _invalid(model: type[BaseModel], error: ValidationError) -> InvalidRequest:
+    details = error.errors(include_url=False, include_context=True)
+    return InvalidRequest(*(_problem(model, detail) for detail in details))
+
+
+def _problem(model: type[BaseModel], detail: ErrorDetails) -> Problem:
+    kind, field = detail["type"], ".".join(str(part) for part in detail["loc"]) or None
+    message = detail["msg"][0].lower() + detail["msg"][1:]
+    if kind == "missing":
+        message = f"`{field}` is required"
+    elif kind == "extra_forbidden":
+        message = f"unknown field `{field}`" + did_you_mean(
+            str(detail["loc"][-1]), model.model_fields
+        )
+    elif kind == "json_invalid":
+        message = f"the body is not valid JSON: {message}"
+    elif field:
+        message = f"`{field}`: {message}"
+    if kind in _CODES:
+        return Problem(field, _CODES[kind], message)
+    return Problem(field, "out_of_range" if kind.startswith(_RANGE) else "invalid_value", message)

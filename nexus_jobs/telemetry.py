@@ -1,0 +1,57 @@
+"""Metric names and the set-up of logs. No log line ever holds a prompt or an answer."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+from prometheus_client import Counter, Histogram
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+jobs_submitted = Counter("nexus_jobs_submitted_total", "Jobs accepted.", ["model"])
+jobs_ended = Counter("nexus_jobs_ended_total", "Jobs that ended, by state.", ["model", "state"])
+cache_hits = Counter("nexus_cache_hits_total", "Requests answered by a cache.", ["level"])
+cache_misses = Counter("nexus_cache_misses_total", "Deterministic requests that no cache knew.")
+tickets_lost = Counter("nexus_tickets_unsent_total", "Jobs whose ticket could not be sent.")
+leases_lost = Counter(
+    "nexus_leases_lost_total", "Outcomes refused because the lease was held no longer.", ["model"]
+)
+prompt_tokens = Counter("nexus_prompt_tokens_total", "Prompt tokens processed.", ["model"])
+generation_tokens = Counter("nexus_generation_tokens_total", "Tokens generated.", ["model"])
+step_seconds = Histogram(
+    "nexus_step_seconds", "Time of one batch step.", ["model"], buckets=SECONDS
+)
+batch_rows = Histogram(
+    "nexus_batch_rows",
+    "Rows in the batch at a step.",
+    ["model"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+)
+queue_seconds = Histogram(
+    "nexus_request_queue_seconds", "From submission to start.", ["model"], buckets=SECONDS
+)
+job_seconds = Histogram(
+    "nexus_request_seconds", "From submission to end.", ["model"], buckets=SECONDS
+)
+
+
+def configure_logging(level: int = logging.INFO) -> None:
+    """Human-readable lines in a terminal, JSON elsewhere; both on standard error."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: structlog.typing.Processor
+    if sys.stderr.isatty():
+        renderer = structlog.dev.ConsoleRenderer()
+    else:
+        shared.append(structlog.processors.format_exc_info)
+        renderer = structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
