@@ -61,8 +61,6 @@ class QueueSettings(_Section):
 
 class JobSettings(_Section):
     max_attempts: int = Field(3, ge=1)
-    max_tokens_limit: int = Field(8192, ge=1)
-    """The largest `max_tokens` a request may ask for."""
     slack_seconds: tuple[float, ...] = (0, 5, 15, 30, 60, 120, 300, 600, 900, 1800)
     """For each priority 0 to 9: the seconds within which a job should start."""
     lease_seconds: float = Field(15.0, gt=0)
@@ -156,6 +154,11 @@ class ModelConfig(_Section):
     health_check_interval: float = Field(60.0, gt=0)
     preprocessing: Preprocessing = Preprocessing()
     simulated: SimulatedTimes = SimulatedTimes()
+
+    @property
+    def is_reproducible(self) -> bool:
+        """Whether every engine this model may get answers the same alone and in company."""
+        return self.reproducible or self.type in ("onnx", "huggingface", "simulated")
 
     @property
     def source(self) -> str:

@@ -158,8 +158,8 @@ class Ended:
     """A job that is over as it is born: answered by the cache, or a bulk row that cannot run."""
 
     result: Result | None = None
-    error: JobError | None = None
     cached: Cached = Cached.NO
+    error: JobError | None = None
 
     @property
     def state(self) -> State:

@@ -80,8 +80,8 @@ class JobStore(Protocol):
     def counts(self) -> dict[tuple[str, State], int]:
         """How many jobs are queued or running, by model and state."""
 
-    def find_result(self, fingerprint: str, *, max_age: float) -> Result | None:
-        """The newest result computed for this fingerprint in the last `max_age` seconds."""
+    def find_results(self, fingerprints: Sequence[str], *, max_age: float) -> dict[str, Result]:
+        """The newest result computed for each fingerprint in the last `max_age` seconds."""
 
 
 class BulkStore(Protocol):
@@ -148,9 +148,11 @@ class ResultCache(Protocol):
 
     level: Cached
 
-    def get(self, fingerprint: str) -> Result | None: ...
+    def find(self, fingerprints: Sequence[str]) -> dict[str, Result]:
+        """Those of the results that this level has; none if it cannot be reached."""
 
-    def put(self, results: Mapping[str, Result]) -> None: ...
+    def put(self, results: Mapping[str, Result]) -> None:
+        """Keep copies; a failure is logged and otherwise ignored."""
 
 
 class Channel(StrEnum):

@@ -1,0 +1,179 @@
+"""The CSV that people hand in and the files they get back."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import orjson
+
+from nexus_jobs.errors import InvalidRequest
+from nexus_jobs.job import Job
+
+csv.field_size_limit(64 * 1024 * 1024)  # the default of 128 KiB is less than a long prompt
+
+OUTPUT_COLUMNS = (
+    "output",
+    "finish_reason",
+    "prompt_tokens",
+    "completion_tokens",
+    "state",
+    "error",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a CSV file is to be read; `total` counts its rows below the header."""
+
+    encoding: str
+    delimiter: str
+    columns: tuple[str, ...]
+    total: int
+
+
+def inspect(stream: BinaryIO) -> Layout:
+    """Read a whole CSV once, keeping none of it, so that nothing is accepted from a broken one.
+
+    Raises:
+        InvalidRequest: it cannot be decoded or parsed, or holds no row.
+    """
+    encoding = _encoding(stream)
+    delimiter = _delimiter(stream, encoding)
+    records = _records(stream, encoding, delimiter)
+    columns = tuple(next(records, ()))
+    twice = next((name for name in columns if columns.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidRequest.of(
+            "duplicate_column", f"the file has more than one column {twice!r}", field="file"
+        )
+    total = sum(1 for _ in records)
+    if total == 0:
+        raise InvalidRequest.of(
+            "empty_bulk", "the file has no rows below its header line", field="file"
+        )
+    return Layout(encoding, delimiter, columns, total)
+
+
+def rows(stream: BinaryIO, layout: Layout) -> Iterator[list[str]]:
+    """The cells of each row in turn; blank lines are no rows."""
+    records = _records(stream, layout.encoding, layout.delimiter)
+    next(records, None)
+    return records
+
+
+def prompt_column(layout: Layout, asked: str | None) -> int:
+    """Where the prompts are: the column asked for, or `prompt`, or the only one there is.
+
+    Raises:
+        InvalidRequest: there is no such column; the message lists those there are.
+    """
+    if asked is None and len(layout.columns) == 1:
+        return 0
+    name = asked if asked is not None else "prompt"
+    if name in layout.columns:
+        return layout.columns.index(name)
+    raise InvalidRequest.of(
+        "missing_column",
+        f"the file has no column {name!r} (it has: {', '.join(map(repr, layout.columns))}); "
+        "name the column with the prompts in `prompt_column`",
+        field="prompt_column",
+    )
+
+
+def write_csv(columns: Sequence[str], jobs: Iterable[Job]) -> Iterator[bytes]:
+    """The input's columns, then what came of each row, as pieces of a UTF-8 CSV."""
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer)
+    writer.writerow([*columns, *_output_columns(columns)])
+    for number, job in enumerate(jobs, start=1):
+        writer.writerow([*_cells(job, len(columns)), *_outputs(job)])
+        if number % 500 == 0:
+            yield _drain(buffer)
+    yield _drain(buffer)
+
+
+def write_jsonl(columns: Sequence[str], jobs: Iterable[Job]) -> Iterator[bytes]:
+    """The same as `write_csv`, as one JSON object a line."""
+    names = [*columns, *_output_columns(columns)]
+    for job in jobs:
+        values = [*_cells(job, len(columns)), *_outputs(job)]
+        yield orjson.dumps(dict(zip(names, values, strict=True)), option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _encoding(stream: BinaryIO) -> str:
+    stream.seek(0)
+    head = stream.read(4096)
+    if head.startswith(codecs.BOM_UTF8):
+        return "utf-8-sig"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    even, odd = head[0::2].count(0), head[1::2].count(0)
+    if max(even, odd) * 4 > len(head):  # UTF-16 without a mark: mostly ASCII has every other 0
+        return "utf-16-le" if odd > even else "utf-16-be"
+    return "utf-8"
+
+
+def _delimiter(stream: BinaryIO, encoding: str) -> str:
+    stream.seek(0)
+    reader = codecs.getreader(encoding)(stream, errors="replace")
+    header = reader.readline()
+    return max(",;\t", key=header.count)  # a tie, as in a file of one column, goes to the comma
+
+
+def _records(stream: BinaryIO, encoding: str, delimiter: str) -> Iterator[list[str]]:
+    stream.seek(0)
+    text = io.TextIOWrapper(stream, encoding=encoding, newline="")
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    try:
+        for record in reader:
+            if any("\x00" in cell for cell in record):
+                raise _unreadable(reader.line_num, "it holds NUL characters; is it a CSV file?")
+            if record:
+                yield record
+    except UnicodeDecodeError as error:
+        raise _unreadable(
+            reader.line_num + 1, f"it is not {encoding.upper()}; save the file as UTF-8"
+        ) from error
+    except csv.Error as error:
+        raise _unreadable(reader.line_num, f"{error}; is a quote left open?") from error
+    finally:
+        text.detach()
+
+
+def _unreadable(line: int, reason: str) -> InvalidRequest:
+    return InvalidRequest.of(
+        "unreadable_file", f"the file cannot be read at line {line}: {reason}", field="file"
+    )
+
+
+def _output_columns(columns: Sequence[str]) -> list[str]:
+    return [f"nexus_{name}" if name in columns else name for name in OUTPUT_COLUMNS]
+
+
+def _cells(job: Job, width: int) -> list[str]:
+    cells = list(job.cells or ())[:width]
+    return cells + [""] * (width - len(cells))
+
+
+def _outputs(job: Job) -> list[str | int | None]:
+    result, error = job.result, job.error
+    return [
+        result.text if result else None,
+        result.finish_reason if result else None,
+        result.prompt_tokens if result else None,
+        result.completion_tokens if result else None,
+        job.state,
+        f"{error.code}: {error.message}" if error else None,
+    ]
+
+
+def _drain(buffer: io.StringIO) -> bytes:
+    text = buffer.getvalue()
+    buffer.seek(0)
+    buffer.truncate()
+    return text.encode()

@@ -1,0 +1,239 @@
+"""What the API does with bulks: files of many jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import BinaryIO
+
+from nexus_jobs import bulk as files
+from nexus_jobs.errors import InvalidRequest, NotFound
+from nexus_jobs.intake import Intake, new_id
+from nexus_jobs.job import (
+    TERMINAL,
+    Bulk,
+    BulkProgress,
+    BulkState,
+    Ended,
+    Job,
+    JobError,
+    NewJob,
+    Request,
+    State,
+)
+from nexus_jobs.ports import BulkStore, Channel, Signals
+from nexus_jobs.submission import Generation, parse_text
+
+CHUNK = 500
+"""Rows committed together while a file is read."""
+BULK_PRIORITY = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkStatus:
+    """How a bulk stands. `state` is importing, queued, running, completed, cancelled or abandoned.
+
+    Rates are over the last ten seconds; `eta_seconds` is None while nothing has ended lately.
+    """
+
+    bulk: Bulk
+    state: str
+    counts: Mapping[State, int]
+    rows_per_second: float
+    tokens_per_second: float
+    eta_seconds: float | None
+    finished_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """How each row of one file becomes a request."""
+
+    model: str
+    columns: Sequence[str]
+    prompt_at: int
+    defaults: Generation
+    written: Mapping[str, str]
+    """The defaults as the client wrote them."""
+
+    def request(self, cells: Sequence[str]) -> Request:
+        """The request of one row.
+
+        Raises:
+            InvalidRequest: the row has too many cells, or a cell that overrides a default is wrong.
+        """
+        if len(cells) > len(self.columns):
+            raise InvalidRequest.of(
+                "too_many_cells",
+                f"the row has {len(cells)} cells and the header {len(self.columns)}",
+            )
+        overrides = {
+            name: cell
+            for name, cell in zip(self.columns, cells, strict=False)
+            if name in Generation.model_fields and cell.strip()
+        }
+        options = parse_text(Generation, {**self.written, **overrides}) if overrides else None
+        return (options or self.defaults).request(self.model, prompt=self.prompt(cells))
+
+    def prompt(self, cells: Sequence[str]) -> str:
+        return cells[self.prompt_at] if self.prompt_at < len(cells) else ""
+
+
+class BulkService:
+    """Take in files, tell how far they are, and give the answers back in the order of the file."""
+
+    def __init__(self, *, intake: Intake, store: BulkStore, signals: Signals) -> None:
+        self._intake = intake
+        self._store = store
+        self._signals = signals
+
+    def submit_file(
+        self,
+        stream: BinaryIO,
+        *,
+        filename: str,
+        model: str,
+        prompt_column: str | None,
+        defaults: Mapping[str, str],
+    ) -> Bulk:
+        """Accept a CSV; when this returns every row is on disk. A wrong row fails by itself.
+
+        `defaults` are generation options as text; columns of the same names override them.
+
+        Raises:
+            InvalidRequest: the file as a whole cannot be used; nothing was accepted.
+        """
+        layout = files.inspect(stream)
+        written = {"priority": str(BULK_PRIORITY), **defaults}
+        plan = _Plan(
+            model=self._intake.model(model).name,
+            columns=layout.columns,
+            prompt_at=files.prompt_column(layout, prompt_column),
+            defaults=parse_text(Generation, written),
+            written=written,
+        )
+        bulk = self._begin(model, filename, layout.columns, layout.total)
+        drafts = (self._draft(plan, cells) for cells in files.rows(stream, layout))
+        self._import(bulk, drafts)
+        return self._store.accept_bulk(bulk.id)
+
+    def submit_prompts(self, requests: Sequence[Request]) -> tuple[Bulk, list[Job]]:
+        """Accept a list of requests for one model as a bulk, all or none.
+
+        Raises:
+            InvalidRequest: one of them can never run.
+        """
+        drafts = [
+            replace(self._intake.draft(request), cells=[request.prompt or ""])
+            for request in requests
+        ]
+        bulk = self._begin(requests[0].model, "", ("prompt",), len(drafts))
+        jobs = self._import(bulk, iter(drafts))
+        return self._store.accept_bulk(bulk.id), jobs
+
+    def status(self, bulk_id: str) -> BulkStatus:
+        """How the bulk stands.
+
+        Raises:
+            NotFound: there is no such bulk.
+        """
+        bulk = self._get(bulk_id)
+        progress = self._store.bulk_progress(bulk_id)
+        open_rows = sum(n for state, n in progress.counts.items() if state not in TERMINAL)
+        rate = progress.recent_rows / _seconds(progress)
+        return BulkStatus(
+            bulk=bulk,
+            state=_state(bulk, progress, open_rows),
+            counts=progress.counts,
+            rows_per_second=rate,
+            tokens_per_second=progress.recent_tokens / _seconds(progress),
+            eta_seconds=open_rows / rate if rate else None,
+            finished_at=None if open_rows else progress.last_finish,
+        )
+
+    def cancel(self, bulk_id: str) -> BulkStatus:
+        """Cancel all rows that have not ended.
+
+        Raises:
+            NotFound: there is no such bulk.
+        """
+        self._get(bulk_id)
+        cancelled = self._store.cancel_bulk(bulk_id)
+        for channel in Channel:
+            self._signals.send(channel, cancelled)
+        return self.status(bulk_id)
+
+    def rows(self, bulk_id: str) -> Iterator[Job]:
+        """The bulk's jobs in input order, read a chunk at a time."""
+        self._get(bulk_id)
+        return self._store.bulk_rows(bulk_id)
+
+    def export_csv(self, bulk_id: str) -> Iterator[bytes]:
+        """The output file in pieces: the input's columns, then what came of each row."""
+        bulk = self._get(bulk_id)
+        return files.write_csv(bulk.columns, self._store.bulk_rows(bulk_id))
+
+    def export_jsonl(self, bulk_id: str) -> Iterator[bytes]:
+        """The output as JSON lines."""
+        bulk = self._get(bulk_id)
+        return files.write_jsonl(bulk.columns, self._store.bulk_rows(bulk_id))
+
+    def _get(self, bulk_id: str) -> Bulk:
+        bulk = self._store.get_bulk(bulk_id)
+        if bulk is None:
+            raise NotFound(f"there is no bulk {bulk_id!r}")
+        return bulk
+
+    def _begin(self, model: str, filename: str, columns: Sequence[str], total: int) -> Bulk:
+        return self._store.add_bulk(
+            Bulk(
+                id=new_id(),
+                model=model,
+                filename=filename,
+                columns=columns,
+                total=total,
+                state=BulkState.IMPORTING,
+                submitted_at=0.0,
+            )
+        )
+
+    def _import(self, bulk: Bulk, drafts: Iterator[NewJob]) -> list[Job]:
+        """Commit the rows in chunks; if that breaks off, what was committed is cancelled."""
+        numbered = (
+            replace(draft, bulk_id=bulk.id, bulk_index=index) for index, draft in enumerate(drafts)
+        )
+        try:
+            chunks = iter(lambda: list(islice(numbered, CHUNK)), [])
+            jobs = [job for chunk in chunks for job in self._intake.commit(chunk)]
+        except BaseException:
+            self._store.cancel_bulk(bulk.id, BulkState.ABANDONED)
+            raise
+        return jobs
+
+    def _draft(self, plan: _Plan, cells: list[str]) -> NewJob:
+        try:
+            draft = self._intake.draft(plan.request(cells))
+        except InvalidRequest as error:
+            draft = NewJob(
+                id=new_id(),
+                request=Request(model=plan.model, prompt=plan.prompt(cells)),
+                slack=0.0,
+                ended=Ended(error=JobError(error.code, str(error))),
+            )
+        return replace(draft, cells=cells)
+
+
+def _seconds(progress: BulkProgress) -> float:
+    """The span that the recent counts stand for: the window, or the bulk's age if it is young."""
+    if progress.first_start is None:
+        return progress.window
+    return max(0.1, min(progress.window, progress.now - progress.first_start))
+
+
+def _state(bulk: Bulk, progress: BulkProgress, open_rows: int) -> str:
+    if bulk.state != BulkState.ACCEPTED:
+        return bulk.state
+    if not open_rows:
+        return "completed"
+    return "queued" if progress.first_start is None else "running"

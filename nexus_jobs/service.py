@@ -1,0 +1,75 @@
+"""What the API does with jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nexus_jobs.errors import Conflict, NotFound
+from nexus_jobs.intake import Intake
+from nexus_jobs.job import Job, Request, State
+from nexus_jobs.ports import Channel, JobFilter, JobStore, Signals
+from nexus_jobs.waiting import EndedWatch
+
+
+class JobService:
+    """Submit, look at, wait for and cancel jobs."""
+
+    def __init__(
+        self, *, intake: Intake, store: JobStore, signals: Signals, watch: EndedWatch
+    ) -> None:
+        self._intake = intake
+        self._store = store
+        self._signals = signals
+        self._watch = watch
+
+    def submit(self, requests: Sequence[Request]) -> list[Job]:
+        """Accept the requests, all or none; when this returns they are on disk.
+
+        Raises:
+            InvalidRequest: one of them can never run.
+            StoreUnavailable: nothing was accepted; try again.
+        """
+        return self._intake.commit([self._intake.draft(request) for request in requests])
+
+    def get(self, job_id: str) -> Job:
+        """The job as it stands.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        job = self._store.get(job_id)
+        if job is None:
+            raise NotFound(f"there is no job {job_id!r}")
+        return job
+
+    def wait(self, job_ids: Sequence[str], seconds: float) -> list[Job]:
+        """The jobs when all have ended or `seconds` are over, in the order of the ids.
+
+        Raises:
+            NotFound: one of them does not exist.
+        """
+        jobs = self._watch.wait(job_ids, seconds)
+        missing = next((job_id for job_id in job_ids if job_id not in jobs), None)
+        if missing is not None:
+            raise NotFound(f"there is no job {missing!r}")
+        return [jobs[job_id] for job_id in job_ids]
+
+    def search(self, which: JobFilter, *, limit: int, before: str | None = None) -> Sequence[Job]:
+        """Up to `limit` jobs, newest first, older than the id `before`."""
+        return self._store.search(which, limit=limit, before=before)
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a job that has not ended; cancelling it twice is no error.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: it ended before.
+        """
+        job = self._store.cancel(job_id)
+        if job is None:
+            raise NotFound(f"there is no job {job_id!r}")
+        if job.state != State.CANCELLED:
+            raise Conflict(f"job {job_id} has ended before: it {job.state}")
+        for channel in Channel:
+            self._signals.send(channel, [job_id])
+        return job
