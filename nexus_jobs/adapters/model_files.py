@@ -1,0 +1,264 @@
+"""The models on this machine: pulled once, built in other formats when an engine needs them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock
+
+from nexus_jobs.adapters import model_build
+from nexus_jobs.adapters.gguf_tokenizer import GgufMetadata, write_tokenizer
+from nexus_jobs.adapters.model_downloads import HUB_PREFIX, HubSource
+from nexus_jobs.adapters.model_folder import (
+    GGUF,
+    HUGGINGFACE,
+    ONNX,
+    TOKENIZER,
+    Manifest,
+    ModelFolder,
+    Progress,
+    read_manifest,
+    record_files,
+    unreported,
+)
+from nexus_jobs.adapters.model_sources import BUILT_IN, Source, find_source
+from nexus_jobs.adapters.tokenizer_files import copy_tokenizer, stored_precision
+from nexus_jobs.config import MODEL_NAME, ModelConfig, Precision
+from nexus_jobs.errors import ConfigError, Conflict, ModelUnavailable
+
+ONNX_PRECISION: Final[Precision] = "int8"
+"""What the onnx engine runs unless the model says otherwise."""
+_PARTIAL: Final = ".partial"
+
+
+def pull(
+    source: str,
+    *,
+    models_dir: Path,
+    name: str | None = None,
+    formats: Collection[str] = (),
+    precision: Precision | None = None,
+    progress: Progress = unreported,
+) -> ModelFolder:
+    """Bring a model onto this machine and build `formats` of it; does nothing if it is there.
+
+    `source` is `smollm2-135m`, `hf:organisation/name`, a folder or a GGUF file; `formats` are
+    `huggingface` and `onnx` (of `precision`).
+
+    Raises:
+        ModelUnavailable: the source cannot be reached, or not be used or built.
+        Conflict: another source's model, or something else, has this name.
+        ConfigError: the name is not one a model can have.
+    """
+    origin = find_source(source)
+    name = name or origin.name
+    if not re.match(MODEL_NAME, name):
+        raise ConfigError(f"{name!r} cannot be a model's name; give one of the form {MODEL_NAME}")
+    with _locked(models_dir, name):
+        folder = _intact(models_dir / name, origin) or _fetch(origin, models_dir / name, progress)
+    for wanted in formats:
+        folder = build(folder, wanted, precision, progress=progress)
+    return folder
+
+
+def _intact(path: Path, origin: Source) -> ModelFolder | None:
+    """The model at `path` if it is whole and what `origin` would bring; None to fetch it."""
+    if not path.exists():
+        return None
+    try:
+        source = read_manifest(path).source
+    except ValueError as error:
+        raise Conflict(f"{path} is no pulled model; remove it first ({error})") from error
+    if source != origin.text:
+        raise Conflict(f"{path.name} was pulled from {source}; choose another name for this one")
+    try:
+        folder = ModelFolder.open(path)
+        folder.verify()
+    except ValueError:
+        return None
+    files = folder.manifest.files
+    same = all(n in files and files[n].sha256 == c for n, c in origin.checksums().items())
+    return folder if same else None
+
+
+def _fetch(origin: Source, path: Path, progress: Progress) -> ModelFolder:
+    """Write the model beside `path` and move it there when it is complete."""
+    partial = path.with_name(f".{path.name}{_PARTIAL}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    origin.fetch(partial, progress)
+    precision = _add_tokenizer(partial)
+    parts = [part.name for part in partial.iterdir()]
+    files = record_files(partial, *parts)
+    Manifest(name=path.name, source=origin.text, precision=precision, files=files).write(partial)
+    if path.exists():
+        shutil.rmtree(path)
+    partial.rename(path)
+    return ModelFolder.open(path)
+
+
+def _add_tokenizer(folder: Path) -> str | None:
+    """Write tokenizer/ from the weights' own files; how these weights are stored."""
+    if (folder / GGUF).is_dir():
+        metadata = GgufMetadata(folder / GGUF / "model.gguf")
+        write_tokenizer(metadata, folder / TOKENIZER)
+        return metadata.precision
+    weights = folder / (HUGGINGFACE if (folder / HUGGINGFACE).is_dir() else ONNX)
+    copy_tokenizer(weights, folder / TOKENIZER)
+    return stored_precision(weights)
+
+
+def build(
+    folder: ModelFolder,
+    wanted: str,
+    precision: Precision | None = None,
+    *,
+    progress: Progress = unreported,
+) -> ModelFolder:
+    """The model with `wanted` (huggingface, onnx), built from what was pulled if it is missing.
+
+    Raises:
+        ModelUnavailable: it cannot be built from what was pulled.
+    """
+    with _locked(folder.path.parent, folder.name):
+        folder = ModelFolder.open(folder.path)
+        for remains in folder.path.glob(".*/"):
+            shutil.rmtree(remains)
+        if wanted == HUGGINGFACE:
+            return _with_huggingface(folder, progress)
+        if wanted == ONNX:
+            return _with_onnx(folder, precision or ONNX_PRECISION, progress)
+    raise ModelUnavailable(f"{wanted!r} is no format that can be built; huggingface and onnx are")
+
+
+def _with_huggingface(folder: ModelFolder, progress: Progress) -> ModelFolder:
+    if HUGGINGFACE in folder.formats:
+        return folder
+    if GGUF not in folder.formats:
+        raise ModelUnavailable(
+            f"model {folder.name} was pulled as {', '.join(folder.formats)}, "
+            "from which no other format can be built"
+        )
+    progress("dequantise", 0, None)
+    model_build.dequantise(folder.gguf, folder.path / HUGGINGFACE)
+    return _recorded(folder, HUGGINGFACE)
+
+
+def _with_onnx(folder: ModelFolder, precision: Precision, progress: Progress) -> ModelFolder:
+    part = f"{ONNX}-{precision}"
+    if part in folder.formats:
+        return folder
+    folder = _with_huggingface(folder, progress)
+    progress(f"build {part}", 0, None)
+    model_build.build_onnx(folder.format(HUGGINGFACE), folder.path / part, precision)
+    return _recorded(folder, part)
+
+
+def _recorded(folder: ModelFolder, part: str) -> ModelFolder:
+    """The folder with the files of a new part in its manifest."""
+    files = {**folder.manifest.files, **record_files(folder.path, part)}
+    replace(folder.manifest, files=files).write(folder.path)
+    return ModelFolder.open(folder.path)
+
+
+def resolve(config: ModelConfig, models_dir: Path) -> ModelFolder:
+    """The pulled model that `config` names by its path, or by its own name.
+
+    Raises:
+        ModelUnavailable: it is not here, or damaged; the message has the command that helps.
+        ConfigError: the path leads out of the model root.
+    """
+    path = _inside(models_dir, _local_name(config.source))
+    try:
+        return ModelFolder.open(path)
+    except ValueError as error:
+        reason = f"is damaged ({error})" if path.exists() else "has not been pulled"
+        raise ModelUnavailable(
+            f"model {config.name} {reason}; run: {_pull_command(config.source)}"
+        ) from error
+
+
+def _local_name(source: str) -> str:
+    """The folder of a source in the model root: for a hub's model, its name in lower case."""
+    return HubSource(source).name if _on_hub(source) else source
+
+
+def _on_hub(source: str) -> bool:
+    return source.startswith(HUB_PREFIX) or source.count("/") == 1
+
+
+def _pull_command(source: str) -> str:
+    if source == BUILT_IN.name:
+        return f"nexus models pull {source}"
+    if _on_hub(source):
+        return f"nexus models pull {HUB_PREFIX}{source.removeprefix(HUB_PREFIX)}"
+    return f"nexus models pull FOLDER --name {source}, where FOLDER holds its weights"
+
+
+def _inside(models_dir: Path, name: str) -> Path:
+    path = (models_dir / name).resolve()
+    if models_dir.resolve() not in path.parents:
+        raise ConfigError(f"model path {name!r} leads out of the model root {models_dir}")
+    return path
+
+
+class FolderState(StrEnum):
+    """Where a model folder stands."""
+
+    PULLED = "pulled"
+    PARTIAL = "partial"  # a pull is under way, or was interrupted
+    DAMAGED = "damaged"  # files are missing or incomplete; pull it again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelEntry:
+    """One line of a list of models; `precision` is that of the weights as they were pulled."""
+
+    name: str
+    state: FolderState
+    formats: Collection[str] = ()
+    source: str | None = None
+    precision: str | None = None
+    size: int = 0
+    reason: str | None = None
+
+
+def list_models(models_dir: Path) -> list[ModelEntry]:
+    """The models in the model root, by name."""
+    if not models_dir.is_dir():
+        return []
+    entries = [_entry(path) for path in models_dir.iterdir() if path.is_dir()]
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def _entry(path: Path) -> ModelEntry:
+    if path.name.startswith("."):
+        name = path.name.removeprefix(".").removesuffix(_PARTIAL)
+        return ModelEntry(name=name, state=FolderState.PARTIAL, reason="the pull has not ended")
+    try:
+        folder = ModelFolder.open(path)
+    except ValueError as error:
+        return ModelEntry(name=path.name, state=FolderState.DAMAGED, reason=str(error))
+    return ModelEntry(
+        name=folder.name,
+        state=FolderState.PULLED,
+        formats=folder.formats,
+        source=folder.manifest.source,
+        precision=folder.manifest.precision,
+        size=folder.size,
+    )
+
+
+@contextmanager
+def _locked(models_dir: Path, name: str) -> Iterator[None]:
+    """One pull or build of a model at a time, in all processes."""
+    models_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(models_dir / f".{name}.lock"):
+        yield
