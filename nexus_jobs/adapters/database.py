@@ -1,0 +1,179 @@
+"""One database: its connections, its clock, and the one place where its errors become ours."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    URL,
+    Connection,
+    Double,
+    Engine,
+    Select,
+    create_engine,
+    event,
+    make_url,
+    select,
+)
+from sqlalchemy.exc import (
+    ArgumentError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from nexus_jobs.errors import ConfigError, Conflict, StoreUnavailable
+
+BUSY_TIMEOUT = 60.0
+"""Seconds a SQLite writer waits for those of other processes."""
+CONNECT_TIMEOUT = 5
+"""Seconds to wait for a PostgreSQL server to answer."""
+DRIVERS = {
+    "sqlite": "sqlite+pysqlite",
+    "postgresql": "postgresql+psycopg",
+    "postgres": "postgresql+psycopg",
+}
+
+
+class database_now(FunctionElement[float]):  # noqa: N801 - a SQL function, as SQLAlchemy writes them
+    """Seconds since the epoch on the database's clock."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(database_now, "sqlite")
+def _sqlite_now(_element: database_now, _compiler: SQLCompiler, **_kw: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(database_now, "postgresql")
+def _postgresql_now(_element: database_now, _compiler: SQLCompiler, **_kw: Any) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+
+
+_NOW: Select[float] = select(database_now())
+
+
+class Database:
+    """A pool of at most `pool_size` connections; nothing connects before the first use.
+
+    Raises:
+        ConfigError: the URL is not one of SQLite or PostgreSQL, or its driver is not installed.
+    """
+
+    def __init__(self, url: str, pool_size: int) -> None:
+        parsed = _parse(url)
+        self._turn: AbstractContextManager[Any]
+        if parsed.get_backend_name() == "sqlite":
+            self._reader, self._writer = _sqlite(parsed, pool_size)
+            # SQLite lets one writer in: threads queue here instead of polling its lock
+            self._turn = threading.Lock()
+        else:
+            self._reader, self._writer = _postgresql(parsed, pool_size)
+            self._turn = nullcontext()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection on which every statement sees what is committed at its start."""
+        with _translated(), self._reader.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction: committed at the end of the block, rolled back on an error."""
+        with _translated(), self._turn, self._writer.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        self._reader.dispose()
+
+
+def now(connection: Connection) -> float:
+    """The database's clock, read once to serve a whole transaction."""
+    return connection.scalars(_NOW).one()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn the database's errors into ours; a message never holds a statement's parameters."""
+    try:
+        yield
+    except IntegrityError as error:
+        raise Conflict(f"the database refuses it: {_first_line(error.orig)}") from error
+    except (OperationalError, InterfaceError) as error:
+        raise StoreUnavailable(_first_line(error.orig)) from error
+    except PoolTimeout as error:
+        raise StoreUnavailable("every database connection is in use") from error
+
+
+def _first_line(error: BaseException | None) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ConfigError("database.url is not a URL; try postgresql://user@host/name") from error
+    driver = DRIVERS.get(parsed.get_backend_name())
+    if driver is None or (driver.startswith("sqlite") and not parsed.database):
+        raise ConfigError(
+            f"database.url {parsed!r}: use postgresql://user@host/name or sqlite:///file"
+        )
+    return parsed.set(drivername=driver)
+
+
+def _engine(url: URL, pool_size: int, **options: Any) -> Engine:
+    return create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        isolation_level="AUTOCOMMIT",
+        hide_parameters=True,  # they are prompts and answers
+        json_serializer=lambda value: orjson.dumps(value).decode(),
+        json_deserializer=orjson.loads,
+        **options,
+    )
+
+
+def _postgresql(url: URL, pool_size: int) -> tuple[Engine, Engine]:
+    try:
+        reader = _engine(
+            url,
+            pool_size,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": CONNECT_TIMEOUT},
+        )
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "PostgreSQL needs a driver: pip install 'nexus-jobs[postgres]'"
+        ) from error
+    return reader, reader.execution_options(isolation_level="READ COMMITTED")
+
+
+def _sqlite(url: URL, pool_size: int) -> tuple[Engine, Engine]:
+    reader = _engine(url, pool_size, connect_args={"timeout": BUSY_TIMEOUT})
+    writer = reader.execution_options()
+
+    @event.listens_for(reader, "connect")
+    def configure(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @event.listens_for(writer, "begin")
+    def begin(connection: Connection) -> None:
+        # a deferred transaction that reads first cannot always become a writer later
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return reader, writer

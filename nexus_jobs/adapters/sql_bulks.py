@@ -1,0 +1,131 @@
+"""Bulks in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from sqlalchemy import ColumnElement, func, insert, select, update
+
+from nexus_jobs.adapters.database import Database, database_now, now
+from nexus_jobs.adapters.sql_leases import pick, transition
+from nexus_jobs.adapters.sql_rows import JOBS_WITH_RESULTS, AnyRow, job_with_result
+from nexus_jobs.adapters.tables import bulks, is_state, jobs, results
+from nexus_jobs.adapters.transitions import BULK_SOURCES
+from nexus_jobs.errors import Conflict
+from nexus_jobs.job import Bulk, BulkProgress, BulkState, Event, Job, State
+
+
+class SqlBulks:
+    """BulkStore."""
+
+    _database: Database
+
+    def add_bulk(self, bulk: Bulk) -> Bulk:
+        with self._database.write() as connection:
+            added = replace(bulk, submitted_at=now(connection))
+            connection.execute(
+                insert(bulks).values(
+                    id=added.id,
+                    model=added.model,
+                    filename=added.filename,
+                    columns=added.columns,
+                    total=added.total,
+                    state=added.state,
+                    submitted_at=added.submitted_at,
+                    touched_at=added.submitted_at,
+                )
+            )
+        return added
+
+    def get_bulk(self, bulk_id: str) -> Bulk | None:
+        with self._database.read() as connection:
+            row = connection.execute(select(bulks).where(bulks.c.id == bulk_id)).first()
+        return None if row is None else _bulk_of(row)
+
+    def accept_bulk(self, bulk_id: str) -> Bulk:
+        statement = update(bulks).where(_may_become(BulkState.ACCEPTED, bulk_id))
+        statement = statement.values(state=BulkState.ACCEPTED)
+        with self._database.write() as connection:
+            row = connection.execute(statement.returning(bulks)).first()
+        if row is None:
+            raise Conflict(f"bulk {bulk_id} is not importing rows any more")
+        return _bulk_of(row)
+
+    def cancel_bulk(self, bulk_id: str, to: BulkState = BulkState.CANCELLED) -> list[str]:
+        statement = update(bulks).where(_may_become(to, bulk_id)).values(state=to)
+        with self._database.write() as connection:
+            if connection.execute(statement).rowcount == 0:
+                return []
+            rows = pick(Event.CANCEL, jobs.c.bulk_id == bulk_id)
+            cancel = transition(Event.CANCEL, now(connection), jobs.c.id.in_(select(rows.c.id)))
+            return list(connection.scalars(cancel.returning(jobs.c.id)))
+
+    def bulk_progress(self, bulk_id: str, *, window: float = 10.0) -> BulkProgress:
+        by_state = (
+            select(
+                jobs.c.state,
+                func.count(),
+                func.min(jobs.c.started_at),
+                func.max(jobs.c.finished_at),
+            )
+            .where(jobs.c.bulk_id == bulk_id)
+            .group_by(jobs.c.state)
+        )
+        with self._database.read() as connection:
+            at = now(connection)
+            recent = (
+                select(func.count(), func.coalesce(func.sum(results.c.completion_tokens), 0))
+                .join_from(jobs, results)
+                .where(jobs.c.bulk_id == bulk_id, is_state([State.SUCCEEDED]))
+                .where(jobs.c.finished_at >= at - window)
+            )
+            rows = connection.execute(by_state).all()
+            recent_rows, recent_tokens = connection.execute(recent).one()
+        counts = dict.fromkeys(State, 0) | {State(state): count for state, count, _, _ in rows}
+        return BulkProgress(
+            counts=counts,
+            now=at,
+            window=window,
+            recent_rows=recent_rows,
+            recent_tokens=recent_tokens,
+            first_start=min((start for _, _, start, _ in rows if start is not None), default=None),
+            last_finish=max((end for _, _, _, end in rows if end is not None), default=None),
+        )
+
+    def bulk_rows(self, bulk_id: str, *, chunk: int = 1000) -> Iterator[Job]:
+        in_order = JOBS_WITH_RESULTS.where(jobs.c.bulk_id == bulk_id).order_by(jobs.c.bulk_index)
+        last = -1
+        while True:
+            with self._database.read() as connection:
+                page = connection.execute(
+                    in_order.where(jobs.c.bulk_index > last).limit(chunk)
+                ).all()
+            yield from map(job_with_result, page)
+            if len(page) < chunk:
+                return
+            last = page[-1].bulk_index
+
+    def stale_imports(self, timeout: float) -> list[str]:
+        statement = select(bulks.c.id).where(
+            bulks.c.state == BulkState.IMPORTING,
+            bulks.c.touched_at <= database_now() - timeout,
+        )
+        with self._database.read() as connection:
+            return list(connection.scalars(statement))
+
+
+def _may_become(state: BulkState, bulk_id: str) -> ColumnElement[bool]:
+    return (bulks.c.id == bulk_id) & bulks.c.state.in_(BULK_SOURCES[state])
+
+
+def _bulk_of(row: AnyRow) -> Bulk:
+    return Bulk(
+        id=row.id,
+        model=row.model,
+        filename=row.filename,
+        columns=row.columns,
+        total=row.total,
+        state=BulkState(row.state),
+        submitted_at=row.submitted_at,
+    )

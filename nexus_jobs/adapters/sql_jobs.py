@@ -1,0 +1,107 @@
+"""Jobs in SQL: committing them and looking them up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, func, insert, select, union_all, update
+
+from nexus_jobs.adapters.database import Database, database_now, now
+from nexus_jobs.adapters.sql_rows import (
+    JOBS_WITH_RESULTS,
+    RESULT_COLUMNS,
+    job_row,
+    job_with_result,
+    result_of,
+    result_row,
+)
+from nexus_jobs.adapters.tables import bulks, is_state, jobs, results
+from nexus_jobs.adapters.transitions import committed
+from nexus_jobs.errors import Conflict
+from nexus_jobs.job import BulkState, Job, NewJob, Result, State
+from nexus_jobs.ports import JobFilter
+
+_READY = select(jobs.c.model, func.count()).where(is_state([State.QUEUED])).group_by(jobs.c.model)
+# one SELECT for each state, so that each can use that state's partial index
+_UNFINISHED = union_all(
+    *(
+        select(jobs.c.model, jobs.c.state, func.count())
+        .where(is_state([state]))
+        .group_by(jobs.c.model, jobs.c.state)
+        for state in (State.QUEUED, State.RUNNING)
+    )
+)
+
+
+class SqlJobs:
+    """The part of JobStore that adds and reads."""
+
+    _database: Database
+
+    def add(self, new_jobs: Sequence[NewJob]) -> list[Job]:
+        if not new_jobs:
+            return []
+        with self._database.write() as connection:
+            at = now(connection)
+            _touch_bulks(connection, {job.bulk_id for job in new_jobs if job.bulk_id}, at)
+            added = [committed(job, at) for job in new_jobs]
+            connection.execute(insert(jobs), [job_row(job) for job in added])
+            copies = [result_row(job.id, job.result, None, at) for job in added if job.result]
+            if copies:
+                connection.execute(insert(results), copies)
+        return added
+
+    def get(self, job_id: str) -> Job | None:
+        return self.get_many([job_id]).get(job_id)
+
+    def get_many(self, job_ids: Sequence[str]) -> dict[str, Job]:
+        statement = JOBS_WITH_RESULTS.where(jobs.c.id.in_(job_ids))
+        with self._database.read() as connection:
+            return {row.id: job_with_result(row) for row in connection.execute(statement)}
+
+    def search(self, which: JobFilter, *, limit: int, before: str | None = None) -> Sequence[Job]:
+        statement = JOBS_WITH_RESULTS.order_by(jobs.c.id.desc()).limit(limit)
+        if which.state is not None:
+            statement = statement.where(is_state([which.state]))
+        if which.model is not None:
+            statement = statement.where(jobs.c.model == which.model)
+        if which.bulk_id is not None:
+            statement = statement.where(jobs.c.bulk_id == which.bulk_id)
+        if before is not None:
+            statement = statement.where(jobs.c.id < before)
+        with self._database.read() as connection:
+            return [job_with_result(row) for row in connection.execute(statement)]
+
+    def backlog(self) -> dict[str, int]:
+        with self._database.read() as connection:
+            return dict(connection.execute(_READY).tuples())
+
+    def counts(self) -> dict[tuple[str, State], int]:
+        with self._database.read() as connection:
+            rows = connection.execute(_UNFINISHED)
+            return {(model, State(state)): count for model, state, count in rows}
+
+    def find_result(self, fingerprint: str, *, max_age: float) -> Result | None:
+        statement = (
+            select(*RESULT_COLUMNS)
+            .where(results.c.fingerprint == fingerprint)
+            .where(results.c.created_at >= database_now() - max_age)
+            .order_by(results.c.created_at.desc())
+            .limit(1)
+        )
+        with self._database.read() as connection:
+            row = connection.execute(statement).first()
+        return None if row is None else result_of(row)
+
+
+def _touch_bulks(connection: Connection, bulk_ids: set[str], at: float) -> None:
+    """Note that rows are arriving, and keep the bulks from being given up until they are in.
+
+    Raises:
+        Conflict: one of the bulks is not importing.
+    """
+    for bulk_id in sorted(bulk_ids):
+        importing = (bulks.c.id == bulk_id) & (bulks.c.state == BulkState.IMPORTING)
+        touched = connection.execute(update(bulks).where(importing).values(touched_at=at))
+        if touched.rowcount == 0:
+            raise Conflict(f"bulk {bulk_id} is not importing rows any more")
