@@ -129,8 +129,8 @@ class BulkService:
             for request in requests
         ]
         bulk = self._begin(requests[0].model, "", ("prompt",), len(drafts))
-        jobs = self._import(bulk, iter(drafts))
-        return self._store.accept_bulk(bulk.id), jobs
+        self._import(bulk, iter(drafts))
+        return self._store.accept_bulk(bulk.id), list(self._store.bulk_rows(bulk.id))
 
     def status(self, bulk_id: str) -> BulkStatus:
         """How the bulk stands.
@@ -198,18 +198,17 @@ class BulkService:
             )
         )
 
-    def _import(self, bulk: Bulk, drafts: Iterator[NewJob]) -> list[Job]:
+    def _import(self, bulk: Bulk, drafts: Iterator[NewJob]) -> None:
         """Commit the rows in chunks; if that breaks off, what was committed is cancelled."""
         numbered = (
             replace(draft, bulk_id=bulk.id, bulk_index=index) for index, draft in enumerate(drafts)
         )
         try:
-            chunks = iter(lambda: list(islice(numbered, CHUNK)), [])
-            jobs = [job for chunk in chunks for job in self._intake.commit(chunk)]
+            while chunk := list(islice(numbered, CHUNK)):
+                self._intake.commit(chunk)
         except BaseException:
             self._store.cancel_bulk(bulk.id, BulkState.ABANDONED)
             raise
-        return jobs
 
     def _draft(self, plan: _Plan, cells: list[str]) -> NewJob:
         try:

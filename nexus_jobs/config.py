@@ -286,7 +286,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
-    known = {*Settings.model_fields, "config"}
+    known = {*Settings.model_fields, "config", "url"}
     for variable in environ:
         name, _, _ = variable.lower().removeprefix("nexus_").partition("__")
         if variable.upper().startswith("NEXUS_") and name not in known:

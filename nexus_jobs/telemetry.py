@@ -6,7 +6,7 @@ import logging
 import sys
 
 import structlog
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Histogram, start_http_server
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
@@ -32,9 +32,6 @@ batch_rows = Histogram(
 queue_seconds = Histogram(
     "nexus_request_queue_seconds", "From submission to start.", ["model"], buckets=SECONDS
 )
-job_seconds = Histogram(
-    "nexus_request_seconds", "From submission to end.", ["model"], buckets=SECONDS
-)
 
 
 def configure_logging(level: int = logging.INFO) -> None:
@@ -55,3 +52,14 @@ def configure_logging(level: int = logging.INFO) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def serve_metrics(port: int) -> None:
+    """Serve this process's metrics on 127.0.0.1 at `port` or the next free one; 0: not at all."""
+    for candidate in range(port, port + 100 if port else 0):
+        try:
+            start_http_server(candidate, addr="127.0.0.1")
+        except OSError:  # another worker of this host has it
+            continue
+        structlog.get_logger(__name__).info("metrics.served", port=candidate)
+        return

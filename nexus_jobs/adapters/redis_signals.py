@@ -1,0 +1,65 @@
+"""Hints between processes over Redis pub/sub."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+import redis
+import structlog
+
+from nexus_jobs.ports import Channel
+
+log = structlog.get_logger(__name__)
+
+_PREFIX = "nexus:signal:"
+RECONNECT_SECONDS = 1.0
+
+
+class RedisSignals:
+    """One connection sends; one thread listens to all channels that anybody asked for."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+        self._heard: dict[bytes, list[Callable[[Sequence[str]], None]]] = {}
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
+
+    def send(self, channel: Channel, job_ids: Sequence[str]) -> None:
+        if not job_ids:
+            return
+        try:
+            self._redis.publish(_PREFIX + channel, orjson.dumps(list(job_ids)))
+        except redis.RedisError as error:
+            log.warning("signal.unsent", channel=channel, reason=str(error))
+
+    def listen(self, channel: Channel, heard: Callable[[Sequence[str]], None]) -> None:
+        """Call before the first signal matters: the listening thread starts with the first."""
+        self._heard.setdefault(f"{_PREFIX}{channel}".encode(), []).append(heard)
+        if not self._thread.is_alive():
+            self._thread.start()
+
+    def close(self) -> None:
+        self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _listen(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self._follow()
+            except redis.RedisError as error:
+                log.warning("signals.interrupted", reason=str(error))
+                self._closed.wait(RECONNECT_SECONDS)
+
+    def _follow(self) -> None:
+        pubsub: Any = self._redis.pubsub  # the client's own types leave it out
+        with pubsub(ignore_subscribe_messages=True) as subscription:
+            subscription.psubscribe(_PREFIX + "*")
+            while not self._closed.is_set():
+                message = subscription.get_message(timeout=1.0)
+                if message is not None:
+                    for heard in self._heard.get(message["channel"], ()):
+                        heard(orjson.loads(message["data"]))

@@ -1,0 +1,174 @@
+"""The one place that builds adapters and plugs them into the services."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Protocol
+
+import redis
+
+from nexus_jobs.adapters import schema
+from nexus_jobs.adapters.celery_tickets import SOCKET, CeleryTickets, celery_app
+from nexus_jobs.adapters.engines.build import load_tokenizer
+from nexus_jobs.adapters.memory_cache import MemoryCache
+from nexus_jobs.adapters.memory_queue import MemorySignals, MemoryTickets
+from nexus_jobs.adapters.memory_store import MemoryStore
+from nexus_jobs.adapters.redis_cache import RedisCache
+from nexus_jobs.adapters.redis_signals import RedisSignals
+from nexus_jobs.adapters.sql_store import SqlStore
+from nexus_jobs.bulk_service import BulkService
+from nexus_jobs.caching import StoredResults, TieredCache
+from nexus_jobs.config import ModelConfig, Settings, load_models
+from nexus_jobs.errors import StoreUnavailable
+from nexus_jobs.exposition import Exposition
+from nexus_jobs.intake import Catalog, Intake
+from nexus_jobs.ports import BulkStore, FleetStore, JobStore, ResultCache, Signals, TicketQueue
+from nexus_jobs.service import JobService
+from nexus_jobs.waiting import EndedWatch
+
+
+class Store(JobStore, BulkStore, FleetStore, Protocol):
+    """One database answers all three store ports."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """The adapters of one process. `probes` answer the reason why something is away, or None."""
+
+    settings: Settings
+    store: Store
+    tickets: TicketQueue
+    cache: TieredCache
+    signals: Signals
+    probes: dict[str, Callable[[], str | None]]
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.signals.close()
+        self.store.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the API calls."""
+
+    settings: Settings
+    jobs: JobService
+    bulks: BulkService
+    fleet: FleetStore
+    metrics: Exposition
+    platform: Platform
+
+    def checks(self) -> dict[str, str | None]:
+        """For each part the platform leans on: None if it answers, else the reason."""
+        return {name: probe() for name, probe in self.platform.probes.items()}
+
+    def close(self) -> None:
+        self.platform.close()
+
+
+def prepare(settings: Settings) -> None:
+    """Bring the schema up to date and the registry in line with the models file."""
+    schema.upgrade(settings.database_url)
+    store = SqlStore(settings.database_url, pool_size=1)
+    try:
+        store.sync_models(load_models(settings.models_file))
+    finally:
+        store.close()
+
+
+def connect(settings: Settings) -> Platform:
+    """The real adapters. Nothing is contacted yet but Redis for signals, which may be away."""
+    queue = redis.Redis.from_url(settings.redis_url, **SOCKET)
+    results = redis.Redis.from_url(settings.cache_redis_url, **SOCKET)
+    store = SqlStore(settings.database_url, settings.database.pool_size)
+    return Platform(
+        settings=settings,
+        store=store,
+        tickets=CeleryTickets(celery_app(settings), queue, ticket_jobs=settings.queue.ticket_jobs),
+        cache=_cache(settings, store, results),
+        signals=RedisSignals(queue),
+        probes={
+            "database": partial(_database_trouble, store),
+            "redis": partial(_redis_trouble, queue),
+        },
+    )
+
+
+def connect_memory(models: Sequence[ModelConfig], settings: Settings | None = None) -> Platform:
+    """Everything inside this process: for tests and for trying things out."""
+    settings = settings or Settings()
+    store = MemoryStore()
+    store.sync_models(models)
+    return Platform(
+        settings=settings,
+        store=store,
+        tickets=MemoryTickets(),
+        cache=_cache(settings, store, None),
+        signals=MemorySignals(),
+        probes={"database": lambda: None, "redis": lambda: None},
+    )
+
+
+def build_services(settings: Settings) -> Services:
+    """The API's services on the real adapters."""
+    return services_on(connect(settings))
+
+
+def build_memory_services(models: Sequence[ModelConfig]) -> Services:
+    """The API's services with everything in memory."""
+    return services_on(connect_memory(models))
+
+
+def services_on(platform: Platform) -> Services:
+    """The API's services on the adapters of `platform`."""
+    settings, store = platform.settings, platform.store
+    intake = Intake(
+        settings=settings.jobs,
+        catalog=Catalog(store),
+        store=store,
+        cache=platform.cache,
+        tickets=platform.tickets,
+        tokenizer=cache(partial(load_tokenizer, models_dir=settings.models_dir)),
+    )
+    watch = EndedWatch(store, platform.signals, limit=settings.server.max_waiting)
+    return Services(
+        settings=settings,
+        jobs=JobService(intake=intake, store=store, signals=platform.signals, watch=watch),
+        bulks=BulkService(intake=intake, store=store, signals=platform.signals),
+        fleet=store,
+        metrics=Exposition(store, settings.metrics.collection_interval),
+        platform=platform,
+    )
+
+
+def _cache(settings: Settings, store: JobStore, shared: redis.Redis | None) -> TieredCache:
+    ttl = settings.cache.ttl_seconds
+    if not ttl:
+        return TieredCache([])
+    levels: list[ResultCache] = []
+    if settings.cache.max_size_mb:
+        levels.append(MemoryCache(max_bytes=settings.cache.max_size_mb << 20, ttl_seconds=ttl))
+    if shared is not None:
+        levels.append(RedisCache(shared, ttl_seconds=ttl))
+    return TieredCache([*levels, StoredResults(store, ttl)])
+
+
+def _database_trouble(store: FleetStore) -> str | None:
+    try:
+        store.models()
+    except StoreUnavailable as error:
+        return str(error)
+    return None
+
+
+def _redis_trouble(client: redis.Redis) -> str | None:
+    try:
+        client.ping()
+    except redis.RedisError as error:
+        return str(error)
+    return None

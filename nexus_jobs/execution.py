@@ -1,0 +1,151 @@
+"""What a worker does with one job: prepare it for an engine, follow its tokens, settle it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nexus_jobs import telemetry
+from nexus_jobs.caching import TieredCache
+from nexus_jobs.config import ModelConfig
+from nexus_jobs.job import (
+    Event,
+    FinishReason,
+    Job,
+    JobError,
+    Outcome,
+    Result,
+    State,
+)
+from nexus_jobs.ports import Channel, JobStore, Progress, Signals, Tokenizer, TokenSequence
+from nexus_jobs.prompting import prompt_ids
+
+
+class Row:
+    """A claimed job on its way through the batch. Times are seconds on the worker's clock."""
+
+    def __init__(self, job: Job, sequence: TokenSequence, tokenizer: Tokenizer) -> None:
+        self.job = job
+        self.sequence = sequence
+        self.finish_reason: FinishReason | None = None
+        self._tokenizer = tokenizer
+        self._tokens: list[int] = []
+        self._joined_at = self._first_token_at = self._ended_at = 0.0
+
+    @property
+    def id(self) -> str:
+        return self.job.id
+
+    @property
+    def prompt_length(self) -> int:
+        return len(self.sequence.prompt)
+
+    def join(self, now: float) -> None:
+        """Note when the row entered the batch."""
+        self._joined_at = self._first_token_at = self._ended_at = now
+
+    def advance(self, progress: Progress, now: float) -> bool:
+        """Take in what a step produced; whether the row is done.
+
+        A stop string ends the row here, since engines do not know about text.
+        """
+        if not self._tokens:
+            self._first_token_at = now
+        self._tokens.extend(progress.token_ids)
+        self._ended_at = now
+        self.finish_reason = progress.finish_reason
+        if self.finish_reason is None and self._at_stop_string(len(progress.token_ids)):
+            self.finish_reason = FinishReason.STOP
+        return self.finish_reason is not None
+
+    def outcome(self, event: Event, error: JobError | None = None) -> Outcome:
+        """How this attempt ended, with the text if it succeeded."""
+        return Outcome(
+            lease=self.job.lease,
+            event=event,
+            error=error,
+            result=self._result() if event is Event.SUCCEED else None,
+            fingerprint=self.job.fingerprint,
+        )
+
+    def _result(self) -> Result:
+        text, stopped = self._before_stop(self._tokenizer.decode(self._tokens))
+        return Result(
+            text=text.replace("\x00", "\ufffd"),  # PostgreSQL stores every character but NUL
+            finish_reason=FinishReason.STOP if stopped else self.finish_reason or FinishReason.STOP,
+            prompt_tokens=self.prompt_length,
+            completion_tokens=len(self._tokens),
+            prefill_ms=1000 * (self._first_token_at - self._joined_at),
+            decode_ms=1000 * (self._ended_at - self._first_token_at),
+        )
+
+    def _at_stop_string(self, new: int) -> bool:
+        params = self.sequence.params
+        if not params.stop or len(self._tokens) < params.min_tokens:
+            return False
+        # A token is at least one byte, so this tail holds any stop string the new tokens end.
+        longest = max(len(stop.encode()) for stop in params.stop)
+        tail = self._tokenizer.decode(self._tokens[-(longest + new + 3) :])
+        return any(stop in tail for stop in params.stop)
+
+    def _before_stop(self, text: str) -> tuple[str, bool]:
+        """The text up to the first stop string that counts, and whether there was one."""
+        params = self.sequence.params
+        if not params.stop:
+            return text, False
+        kept = len(self._tokenizer.decode(self._tokens[: max(0, params.min_tokens - 1)]))
+        found = [text.find(stop, max(0, kept - len(stop) + 1)) for stop in params.stop]
+        ends = [at for at in found if at >= 0]
+        return (text[: min(ends)], True) if ends else (text, False)
+
+
+def prepare(job: Job, model: ModelConfig, tokenizer: Tokenizer) -> Row:
+    """Make a claimed job ready for an engine.
+
+    Raises:
+        InvalidRequest: the prompt does not fit the model.
+    """
+    ids = prompt_ids(job.request, model, tokenizer)
+    return Row(job, TokenSequence(job.id, ids, job.request.params), tokenizer)
+
+
+class Settlement:
+    """Records how attempts ended, then tells the caches and whoever waits."""
+
+    def __init__(self, *, store: JobStore, cache: TieredCache, signals: Signals) -> None:
+        self._store = store
+        self._cache = cache
+        self._signals = signals
+
+    def settle(self, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
+        """Commit the outcomes of these jobs in one transaction.
+
+        Raises:
+            StoreUnavailable: nothing was recorded; the same call can be repeated.
+        """
+        states = self._store.finish(outcomes)
+        self._cache.put(
+            {
+                outcome.fingerprint: outcome.result
+                for outcome in outcomes
+                if outcome.result is not None
+                and outcome.fingerprint is not None
+                and states.get(outcome.lease.job_id) is State.SUCCEEDED
+            }
+        )
+        self._signals.send(Channel.ENDED, list(states))
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            _count(job, outcome, states.get(job.id))
+
+
+def _count(job: Job, outcome: Outcome, state: State | None) -> None:
+    model = job.request.model
+    if state is None:
+        if outcome.event is not Event.RELEASE:
+            telemetry.leases_lost.labels(model).inc()
+        return
+    telemetry.jobs_ended.labels(model, state).inc()
+    if outcome.result is not None:
+        telemetry.prompt_tokens.labels(model).inc(outcome.result.prompt_tokens)
+        telemetry.generation_tokens.labels(model).inc(outcome.result.completion_tokens)
+    if job.started_at is not None:
+        telemetry.queue_seconds.labels(model).observe(max(0, job.started_at - job.submitted_at))

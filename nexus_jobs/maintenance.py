@@ -1,0 +1,75 @@
+"""What the scheduler does, over and over, so that nothing stays behind."""
+
+from __future__ import annotations
+
+import structlog
+
+from nexus_jobs.errors import QueueUnavailable
+from nexus_jobs.job import BulkState, State
+from nexus_jobs.ports import BulkStore, Channel, JobStore, Signals, TicketQueue
+
+log = structlog.get_logger(__name__)
+
+AUDIT_JOBS = 256
+"""The most jobs that an audit rings for at once; the next audit rings for more."""
+
+
+class Maintenance:
+    """Rounds of repairs. Each is a conditional statement, so two schedulers do no harm."""
+
+    def __init__(
+        self,
+        *,
+        store: JobStore,
+        bulks: BulkStore,
+        tickets: TicketQueue,
+        signals: Signals,
+        import_timeout: float,
+    ) -> None:
+        self._store = store
+        self._bulks = bulks
+        self._tickets = tickets
+        self._signals = signals
+        self._import_timeout = import_timeout
+
+    def round(self) -> None:
+        """Take back lapsed leases, expire overdue jobs, give up dead imports, ring again.
+
+        Raises:
+            StoreUnavailable: the next round makes up for it.
+        """
+        self._return_leases()
+        self._expire()
+        self._abandon_imports()
+        self._ring_again()
+
+    def _return_leases(self) -> None:
+        lapsed = self._store.requeue_lapsed()
+        dead = [job_id for job_id, state in lapsed.items() if state is State.DEAD]
+        if lapsed:
+            log.warning("leases.lapsed", jobs=len(lapsed), dead=len(dead))
+            self._signals.send(Channel.ENDED, dead)
+
+    def _expire(self) -> None:
+        expired = self._store.expire_overdue()
+        if expired:
+            log.info("jobs.expired", jobs=len(expired))
+            self._signals.send(Channel.ENDED, expired)
+
+    def _abandon_imports(self) -> None:
+        for bulk_id in self._bulks.stale_imports(self._import_timeout):
+            cancelled = self._bulks.cancel_bulk(bulk_id, BulkState.ABANDONED)
+            log.warning("bulk.abandoned", bulk=bulk_id, rows=len(cancelled))
+
+    def _ring_again(self) -> None:
+        """Ring for models that have ready jobs and no ticket: lost ones, or later attempts."""
+        try:
+            unannounced = {
+                model: min(count, AUDIT_JOBS)
+                for model, count in self._store.backlog().items()
+                if not self._tickets.waiting(model)
+            }
+            if unannounced:
+                self._tickets.ring(unannounced)
+        except QueueUnavailable as error:
+            log.warning("tickets.unsent", reason=str(error))

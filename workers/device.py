@@ -1,0 +1,122 @@
+"""A worker process: the models it serves on one device, their leases, and its report."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+
+from nexus_jobs.config import ModelConfig, Settings
+from nexus_jobs.errors import StoreUnavailable
+from nexus_jobs.execution import Settlement
+from nexus_jobs.fleet import WorkerReport
+from nexus_jobs.ports import Channel, Engine, FleetStore, JobStore, Signals
+from workers.runner import ModelRunner
+
+log = structlog.get_logger(__name__)
+
+HEARTBEATS_PER_LEASE = 3
+"""Two heartbeats may fail before a lease lapses."""
+
+
+class Device:
+    """Starts a runner for each model and keeps their leases alive."""
+
+    def __init__(
+        self,
+        models: Sequence[ModelConfig],
+        *,
+        name: str,
+        settings: Settings,
+        store: JobStore,
+        fleet: FleetStore,
+        settlement: Settlement,
+        signals: Signals,
+        build_engine: Callable[[ModelConfig], Engine],
+        waiting_tickets: int,
+    ) -> None:
+        self._name = name
+        self._settings = settings
+        self._store = store
+        self._fleet = fleet
+        self._stopped = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="heart", daemon=True)
+        self._runners: Mapping[str, ModelRunner] = {
+            model.name: ModelRunner(
+                model,
+                worker=name,
+                store=store,
+                settlement=settlement,
+                build_engine=build_engine,
+                lease_seconds=settings.jobs.lease_seconds,
+                poll_seconds=settings.worker.poll_seconds,
+                waiting_tickets=waiting_tickets,
+            )
+            for model in models
+        }
+        signals.listen(Channel.CANCELLED, self._evict)
+
+    def start(self) -> None:
+        """Begin to load all models."""
+        for runner in self._runners.values():
+            runner.start()
+        self._heart.start()
+
+    def credit(self, model: str, count: int) -> None:
+        """Hand a ticket to the model's runner; a ticket for a model that is not here is dropped."""
+        runner = self._runners.get(model)
+        if runner is None:
+            log.warning("ticket.stray", model=model)
+        else:
+            runner.credit(count)
+
+    def drain(self) -> None:
+        """Claim no more; running rows have the grace period to end. Does not block."""
+        deadline = time.monotonic() + self._settings.worker.grace_seconds
+        for runner in self._runners.values():
+            runner.drain(deadline)
+
+    def join(self) -> None:
+        """Wait until all rows have ended or been handed back; call `drain` first."""
+        for runner in self._runners.values():
+            runner.join()
+        self._stopped.set()
+        self._heart.join()
+        try:
+            self._fleet.retire(self._name)
+        except StoreUnavailable as error:
+            log.warning("retire.failed", reason=str(error))
+
+    def _beat(self) -> None:
+        interval = self._settings.jobs.lease_seconds / HEARTBEATS_PER_LEASE
+        while not self._stopped.is_set():
+            try:
+                self._fleet.report(self._report())
+                self._extend_leases()
+            except StoreUnavailable as error:
+                log.warning("heartbeat.failed", reason=str(error))
+            self._stopped.wait(interval)
+
+    def _extend_leases(self) -> None:
+        leases = [lease for runner in self._runners.values() for lease in runner.leases()]
+        if not leases:
+            return
+        held = self._store.heartbeat(leases, lease_seconds=self._settings.jobs.lease_seconds)
+        self._evict([lease.job_id for lease in leases if lease.job_id not in held])
+
+    def _evict(self, job_ids: Sequence[str]) -> None:
+        for runner in self._runners.values():
+            runner.evict(job_ids)
+
+    def _report(self) -> WorkerReport:
+        return WorkerReport(
+            id=self._name,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            device="cpu",
+            models={name: runner.report() for name, runner in self._runners.items()},
+        )

@@ -1,0 +1,146 @@
+"""Claims and prepares jobs for one batch, so that the batch never waits for the database."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from nexus_jobs.batching import BatchPolicy, Snapshot
+from nexus_jobs.errors import StoreUnavailable
+from nexus_jobs.execution import Row
+from nexus_jobs.job import Job
+from nexus_jobs.ports import Clock
+
+log = structlog.get_logger(__name__)
+
+
+class Feeder:
+    """Turns tickets into rows that are ready to join.
+
+    Tickets `credit` it, its own thread runs `run`, the batch loop takes rows and gives back
+    slots. One condition guards all of it.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: BatchPolicy,
+        claim: Callable[[int], Sequence[Job]],
+        prepare: Callable[[Job], Row | None],
+        poll_seconds: float,
+        clock: Clock,
+    ) -> None:
+        self._policy = policy
+        self._claim = claim
+        self._prepare = prepare
+        self._poll_seconds = poll_seconds
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._ready: deque[Row] = deque()
+        self._held = 0
+        self._announced = self._answered = 0
+        self._since: float | None = None
+        self._next_poll = 0.0
+        self._stopping = False
+
+    def credit(self, count: int, *, wait: bool) -> None:
+        """Take note of `count` new jobs; if asked, wait until a claim has answered for them.
+
+        Waiting keeps the ticket's thread busy, which leaves further tickets to other workers.
+        """
+        with self._changed:
+            self._announced += count
+            mine = self._announced
+            if self._since is None:
+                self._since = self._clock()
+            self._changed.notify_all()
+            if wait:
+                self._changed.wait_for(lambda: self._stopping or self._answered >= mine)
+
+    def run(self) -> None:
+        """Claim whenever the policy says so, until `stop`."""
+        while limit := self._await_decision():
+            try:
+                self._feed(limit)
+            except StoreUnavailable as error:
+                log.warning("claim.failed", reason=str(error))
+                self._pause()
+
+    def wait(self) -> bool:
+        """Wait until rows are ready; False once it is stopped."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._ready)
+            return not self._stopping
+
+    def take(self) -> list[Row]:
+        """The rows that join at this step; does not block, and gives none once it is stopped."""
+        if not self._ready or self._stopping:
+            return []
+        with self._changed:
+            count = self._policy.joining(row.prompt_length for row in self._ready)
+            return [self._ready.popleft() for _ in range(count)]
+
+    def free(self, slots: int) -> None:
+        """Give back the slots of rows that have left the batch."""
+        with self._changed:
+            self._held -= slots
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Claim no more and let go of all tickets."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    def leftovers(self) -> list[Row]:
+        """The rows that never joined; to be asked for when `run` has ended."""
+        return list(self._ready)
+
+    def _await_decision(self) -> int:
+        with self._changed:
+            while not self._stopping:
+                now = self._clock()
+                decision = self._policy.decide(now, self._snapshot())
+                if decision.claim:
+                    return decision.claim
+                self._changed.wait(min(decision.wake_at - now, threading.TIMEOUT_MAX))
+            return 0
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(
+            held=self._held,
+            expected=self._announced - self._answered,
+            since=self._since,
+            next_poll=self._next_poll,
+        )
+
+    def _feed(self, limit: int) -> None:
+        announced = self._announced
+        jobs = self._claim(limit)
+        self._note_answer(announced, len(jobs), full=len(jobs) == limit)
+        for job in jobs:
+            row = self._prepare(job)
+            with self._changed:
+                if row is None:
+                    self._held -= 1
+                else:
+                    self._ready.append(row)
+                self._changed.notify_all()
+
+    def _note_answer(self, announced: int, claimed: int, *, full: bool) -> None:
+        """A full claim may have left jobs behind; any other answers for every earlier ticket."""
+        with self._changed:
+            now = self._clock()
+            self._held += claimed
+            self._answered = min(announced, self._answered + claimed) if full else announced
+            if self._answered == self._announced:
+                self._since = None
+            self._next_poll = now if full else now + self._poll_seconds
+            self._changed.notify_all()
+
+    def _pause(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping, self._poll_seconds)

@@ -1,0 +1,74 @@
+"""Commits finished rows in groups, so that the batch never waits for the database."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from nexus_jobs.errors import StoreUnavailable
+from nexus_jobs.execution import Settlement
+from nexus_jobs.job import Job, Outcome
+
+log = structlog.get_logger(__name__)
+
+RETRY_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An attempt that is over; the outcome is made later, since decoding its text takes time."""
+
+    job: Job
+    outcome: Callable[[], Outcome]
+
+
+class Finisher:
+    """A queue of finished attempts; all that arrived during one commit share the next."""
+
+    def __init__(self, settlement: Settlement, settled: Callable[[Sequence[Job]], None]) -> None:
+        self._settlement = settlement
+        self._settled = settled
+        self._queue: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
+        self._give_up_at = float("inf")
+
+    def put(self, finished: Finished) -> None:
+        self._queue.put(finished)
+
+    def stop(self, give_up_at: float) -> None:
+        """End after all that was put before; a database that is away is given up then.
+
+        `give_up_at` is on the monotonic clock. What is given up is run again elsewhere when its
+        lease lapses.
+        """
+        self._give_up_at = give_up_at
+        self._queue.put(None)
+
+    def run(self) -> None:
+        """Commit group after group until `stop`."""
+        open_ended = True
+        while open_ended:
+            group = [self._queue.get()]
+            while not self._queue.empty():
+                group.append(self._queue.get())
+            open_ended = None not in group
+            self._commit([finished for finished in group if finished is not None])
+
+    def _commit(self, group: Sequence[Finished]) -> None:
+        if not group:
+            return
+        jobs = [finished.job for finished in group]
+        outcomes = [finished.outcome() for finished in group]
+        while True:
+            try:
+                self._settlement.settle(jobs, outcomes)
+                break
+            except StoreUnavailable as error:
+                log.warning("finish.failed", jobs=len(jobs), reason=str(error))
+                if time.monotonic() >= self._give_up_at:
+                    break
+                time.sleep(RETRY_SECONDS)
+        self._settled(jobs)

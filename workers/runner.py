@@ -1,0 +1,210 @@
+"""One model on this worker: its engine, its batch loop, and the threads around it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import structlog
+
+from nexus_jobs.batching import BatchPolicy
+from nexus_jobs.config import ModelConfig
+from nexus_jobs.errors import ConfigError, InvalidRequest, ModelUnavailable
+from nexus_jobs.execution import Row, Settlement, prepare
+from nexus_jobs.fleet import ModelState, ServedModel
+from nexus_jobs.job import Event, Job, JobError, Lease, Outcome
+from nexus_jobs.ports import Engine, JobStore
+from workers.batch_loop import BatchLoop
+from workers.feeder import Feeder
+from workers.finisher import Finished, Finisher
+
+log = structlog.get_logger(__name__)
+
+RELOAD_SECONDS = 15.0
+"""How long to wait before loading is tried again after it failed."""
+
+
+class ModelRunner:
+    """Loads a model and runs its jobs until drained.
+
+    Three threads: the feeder claims, the loop steps, the finisher commits. The public methods
+    may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        *,
+        worker: str,
+        store: JobStore,
+        settlement: Settlement,
+        build_engine: Callable[[ModelConfig], Engine],
+        lease_seconds: float,
+        poll_seconds: float,
+        waiting_tickets: int,
+    ) -> None:
+        self.model = model
+        self._worker = worker
+        self._store = store
+        self._build_engine = build_engine
+        self._lease_seconds = lease_seconds
+        self._poll_seconds = poll_seconds
+        self._tickets = threading.BoundedSemaphore(waiting_tickets)
+        self._lock = threading.Lock()
+        self._leases: dict[str, Lease] = {}
+        self._state = ServedModel(ModelState.LOADING, slots=model.max_batch_size)
+        self._loaded, self._stopping = threading.Event(), threading.Event()
+        self._deadline = float("inf")
+        self._feeder: Feeder | None = None
+        self._loop: BatchLoop | None = None
+        self._finisher = Finisher(settlement, self._settled)
+        self._main = _thread(f"batch {model.name}", self._run)
+
+    def start(self) -> None:
+        """Begin loading; jobs are claimed once the model is ready."""
+        self._main.start()
+
+    def credit(self, count: int) -> None:
+        """A ticket came in: wait with it until its jobs are claimed.
+
+        Only so many tickets of one model wait, so that another model's tickets find a free
+        thread; further ones are noted and let go, since idle workers look for jobs anyway.
+        """
+        wait = self._tickets.acquire(blocking=False)
+        try:
+            if wait:
+                self._loaded.wait()
+            if self._feeder is not None:
+                self._feeder.credit(count, wait=wait)
+        finally:
+            if wait:
+                self._tickets.release()
+
+    def leases(self) -> list[Lease]:
+        """The leases of all jobs that are here, from claim to commit."""
+        with self._lock:
+            return list(self._leases.values())
+
+    def evict(self, job_ids: Iterable[str]) -> None:
+        """Drop rows that were cancelled or whose lease is lost."""
+        if self._loop is not None:
+            self._loop.evict(job_ids)
+
+    def report(self) -> ServedModel:
+        """What the fleet may know about this model here."""
+        running = self._loop.running if self._loop is not None else 0
+        return replace(self._state, running=running)
+
+    def drain(self, deadline: float) -> None:
+        """Claim no more, and hand back what still runs at `deadline` (monotonic seconds)."""
+        with self._lock:
+            self._deadline = deadline
+            self._stopping.set()
+            self._loaded.set()
+            if self._loop is not None:
+                self._state = replace(self._state, state=ModelState.DRAINING)
+                self._loop.drain(deadline)
+
+    def join(self) -> None:
+        """Wait until all rows are committed or handed back; call `drain` first."""
+        self._main.join()
+
+    def _run(self) -> None:
+        engine = self._load()
+        if engine is not None:
+            self._serve(engine)
+            engine.close()
+
+    def _load(self) -> Engine | None:
+        while not self._stopping.is_set():
+            try:
+                return self._build_engine(self.model)
+            except (ModelUnavailable, ConfigError) as error:
+                log.error("model.failed", model=self.model.name, reason=str(error))
+                self._state = replace(self._state, state=ModelState.FAILED, reason=str(error))
+                self._stopping.wait(RELOAD_SECONDS)
+        return None
+
+    def _serve(self, engine: Engine) -> None:
+        feeder, loop = self._assemble(engine)
+        threads = [
+            _thread(f"feeder {self.model.name}", feeder.run),
+            _thread(f"finisher {self.model.name}", self._finisher.run),
+        ]
+        for thread in threads:
+            thread.start()
+        loop.run()
+        threads[0].join()
+        for row in feeder.leftovers():
+            self._leave(row, Event.RELEASE, None)
+        self._finisher.stop(give_up_at=self._deadline)
+        threads[1].join()
+
+    def _assemble(self, engine: Engine) -> tuple[Feeder, BatchLoop]:
+        policy = BatchPolicy(
+            slots=self.model.max_batch_size,
+            max_wait=self.model.max_wait_ms / 1000,
+            max_join_tokens=None if engine.bounds_prefill else self.model.max_batch_tokens,
+        )
+        feeder = Feeder(
+            policy=policy,
+            claim=self._claim,
+            prepare=partial(self._prepare, engine),
+            poll_seconds=self._poll_seconds,
+            clock=time.monotonic,
+        )
+        loop = BatchLoop(model=self.model.name, engine=engine, feeder=feeder, leave=self._leave)
+        with self._lock:
+            self._feeder, self._loop = feeder, loop
+            self._state = ServedModel(ModelState.READY, engine.name, slots=policy.slots)
+            if self._stopping.is_set():
+                loop.drain(self._deadline)
+            self._loaded.set()
+        log.info("model.ready", model=self.model.name, engine=engine.name)
+        return feeder, loop
+
+    def _claim(self, limit: int) -> Sequence[Job]:
+        jobs = self._store.claim(
+            self.model.name, limit, worker=self._worker, lease_seconds=self._lease_seconds
+        )
+        with self._lock:
+            self._leases.update((job.id, job.lease) for job in jobs)
+        return jobs
+
+    def _prepare(self, engine: Engine, job: Job) -> Row | None:
+        try:
+            return prepare(job, self.model, engine.tokenizer)
+        except InvalidRequest as error:
+            failure = JobError(error.code, str(error))
+            outcome = Outcome(lease=job.lease, event=Event.FAIL, error=failure)
+            self._finisher.put(Finished(job, lambda: outcome))
+            return None
+
+    def _leave(self, row: Row, event: Event, error: JobError | None) -> None:
+        self._finisher.put(Finished(row.job, lambda: row.outcome(event, error)))
+
+    def _settled(self, jobs: Sequence[Job]) -> None:
+        with self._lock:
+            for job in jobs:
+                self._leases.pop(job.id, None)
+
+
+def _thread(name: str, run: Callable[[], None]) -> threading.Thread:
+    """A thread that takes the process along when it dies of a bug.
+
+    A worker that claims jobs and never ends them is worse than one that is gone: then its leases
+    lapse and whoever supervises it starts another.
+    """
+
+    def guarded() -> None:
+        try:
+            run()
+        except BaseException:
+            log.exception("thread.died", thread=name)
+            os._exit(70)  # EX_SOFTWARE of sysexits.h
+
+    return threading.Thread(target=guarded, name=name, daemon=True)

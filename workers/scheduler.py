@@ -1,0 +1,40 @@
+"""The scheduler process: a round of repairs every second or so."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import structlog
+
+from nexus_jobs.bootstrap import connect
+from nexus_jobs.config import Settings
+from nexus_jobs.errors import StoreUnavailable
+from nexus_jobs.maintenance import Maintenance
+from nexus_jobs.telemetry import configure_logging
+
+log = structlog.get_logger(__name__)
+
+
+def main(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT."""
+    configure_logging()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    platform = connect(settings)
+    maintenance = Maintenance(
+        store=platform.store,
+        bulks=platform.store,
+        tickets=platform.tickets,
+        signals=platform.signals,
+        import_timeout=settings.scheduler.import_timeout_seconds,
+    )
+    log.info("scheduler.started")
+    while not stop.is_set():
+        try:
+            maintenance.round()
+        except StoreUnavailable as error:
+            log.warning("round.failed", reason=str(error))
+        stop.wait(settings.scheduler.interval_seconds)
+    platform.close()

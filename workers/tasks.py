@@ -1,0 +1,104 @@
+"""The ticket task, and the life of a device tied to the life of its Celery worker."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from celery import Celery, signals
+from kombu import Queue
+from nexus_jobs.adapters.engines.build import build_engine
+
+from nexus_jobs.adapters.celery_tickets import TICKET_TASK, model_of, queue_of
+from nexus_jobs.bootstrap import Platform, connect
+from nexus_jobs.config import ModelConfig, Settings
+from nexus_jobs.errors import ConfigError
+from nexus_jobs.execution import Settlement
+from nexus_jobs.telemetry import configure_logging, serve_metrics
+from workers.device import Device
+
+WAITING_TICKETS = 2
+"""Tickets of one model that may wait in a worker, each on a thread of its own."""
+
+
+def register(app: Celery, settings: Settings) -> None:
+    """Give the app its one task and start a device when a worker starts."""
+    life = _Life(settings)
+
+    def generate(model: str, count: int) -> None:
+        if life.device is not None:
+            life.device.credit(model, count)
+
+    app.task(generate, name=TICKET_TASK, ignore_result=True)
+    signals.setup_logging.connect(lambda **_: configure_logging(), weak=False)
+    signals.celeryd_init.connect(life.configure, weak=False)
+    signals.worker_init.connect(life.start, weak=False)
+    signals.worker_shutting_down.connect(life.drain, weak=False)
+    signals.worker_shutdown.connect(life.stop, weak=False)
+
+
+class _Life:
+    """What happens when; Celery calls these with more keywords than we need."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._platform: Platform | None = None
+        self.device: Device | None = None
+
+    def configure(self, conf: Any, options: dict[str, Any], **_: Any) -> None:
+        """Before the worker reads its settings: a thread for each ticket that may wait."""
+        queues = options.get("queues")
+        self._platform = connect(self._settings)
+        if not queues:
+            queues = [queue_of(model.name) for model in self._platform.store.models()]
+            conf.task_queues = [Queue(name) for name in queues]
+        conf.worker_concurrency = WAITING_TICKETS * len(queues) + 1
+
+    def start(self, sender: Any, **_: Any) -> None:
+        """When the worker knows its queues: load their models."""
+        assert self._platform is not None  # noqa: S101 - Celery configures before it starts
+        platform = self._platform
+        self.device = Device(
+            _served(sender.app, platform.store.models()),
+            name=sender.hostname,
+            settings=self._settings,
+            store=platform.store,
+            fleet=platform.store,
+            settlement=Settlement(
+                store=platform.store, cache=platform.cache, signals=platform.signals
+            ),
+            signals=platform.signals,
+            build_engine=partial(
+                build_engine,
+                models_dir=self._settings.models_dir,
+                threads=self._settings.worker.threads,
+            ),
+            waiting_tickets=WAITING_TICKETS,
+        )
+        serve_metrics(self._settings.metrics.prometheus_port)
+        self.device.start()
+
+    def drain(self, **_: Any) -> None:
+        """On the first SIGTERM, in the signal handler: claim no more and let the tickets go."""
+        if self.device is not None:
+            self.device.drain()
+
+    def stop(self, **_: Any) -> None:
+        """When Celery has let its threads go: see the running rows to their end."""
+        if self.device is not None:
+            self.device.drain()
+            self.device.join()
+        if self._platform is not None:
+            self._platform.close()
+
+
+def _served(app: Celery, models: list[ModelConfig]) -> list[ModelConfig]:
+    known = {model.name: model for model in models}
+    names = [model_of(queue) for queue in app.amqp.queues.consume_from]
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"queue {queue_of(name)!r} is of no registered model; "
+                f"there are: {', '.join(known) or 'none'}"
+            )
+    return [known[name] for name in names]
