@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -44,14 +45,14 @@ def inspect(stream: BinaryIO) -> Layout:
     """
     encoding = _encoding(stream)
     delimiter = _delimiter(stream, encoding)
-    records = _records(stream, encoding, delimiter)
-    columns = tuple(next(records, ()))
+    with closing(_records(stream, encoding, delimiter)) as records:
+        columns = tuple(next(records, ()))
+        total = sum(1 for _ in records)
     twice = next((name for name in columns if columns.count(name) > 1), None)
     if twice is not None:
         raise InvalidRequest.of(
             "duplicate_column", f"the file has more than one column {twice!r}", field="file"
         )
-    total = sum(1 for _ in records)
     if total == 0:
         raise InvalidRequest.of(
             "empty_bulk", "the file has no rows below its header line", field="file"
@@ -59,8 +60,8 @@ def inspect(stream: BinaryIO) -> Layout:
     return Layout(encoding, delimiter, columns, total)
 
 
-def rows(stream: BinaryIO, layout: Layout) -> Iterator[list[str]]:
-    """The cells of each row in turn; blank lines are no rows."""
+def rows(stream: BinaryIO, layout: Layout) -> Generator[list[str], None, None]:
+    """The cells of each row in turn; blank lines are no rows. Close it before the stream."""
     records = _records(stream, layout.encoding, layout.delimiter)
     next(records, None)
     return records
@@ -125,7 +126,7 @@ def _delimiter(stream: BinaryIO, encoding: str) -> str:
     return max(",;\t", key=header.count)  # a tie, as in a file of one column, goes to the comma
 
 
-def _records(stream: BinaryIO, encoding: str, delimiter: str) -> Iterator[list[str]]:
+def _records(stream: BinaryIO, encoding: str, delimiter: str) -> Generator[list[str], None, None]:
     stream.seek(0)
     text = io.TextIOWrapper(stream, encoding=encoding, newline="")
     reader = csv.reader(text, delimiter=delimiter, strict=True)

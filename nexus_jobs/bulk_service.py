@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import BinaryIO
@@ -114,8 +115,8 @@ class BulkService:
             written=written,
         )
         bulk = self._begin(model, filename, layout.columns, layout.total)
-        drafts = (self._draft(plan, cells) for cells in files.rows(stream, layout))
-        self._import(bulk, drafts)
+        with closing(files.rows(stream, layout)) as rows:
+            self._import(bulk, (self._draft(plan, cells) for cells in rows))
         return self._store.accept_bulk(bulk.id)
 
     def submit_prompts(self, requests: Sequence[Request]) -> tuple[Bulk, list[Job]]:

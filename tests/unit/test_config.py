@@ -1,0 +1,115 @@
+"""Settings are read from files and the environment, and a typing error is never swallowed."""
+
+import pytest
+
+from nexus_jobs.config import ModelConfig, load_models, load_settings
+from nexus_jobs.errors import ConfigError
+
+
+@pytest.fixture
+def settings_file(tmp_path, monkeypatch):
+    path = tmp_path / "nexus.toml"
+    monkeypatch.setenv("NEXUS_CONFIG", str(path))
+    return path
+
+
+@pytest.fixture
+def models_file(tmp_path):
+    return tmp_path / "models.yaml"
+
+
+def test_the_environment_overrides_the_file(settings_file, monkeypatch):
+    settings_file.write_text("[server]\nport = 1234\nthreads = 7\n")
+    monkeypatch.setenv("NEXUS_SERVER__PORT", "4321")
+    settings = load_settings()
+    assert (settings.server.port, settings.server.threads) == (4321, 7)
+
+
+def test_the_keys_of_the_readme_are_all_accepted(settings_file):
+    settings_file.write_text(
+        '[server]\nhost = "127.0.0.1"\nport = 1\nworkers = 2\n'
+        '[cache]\nredis_url = "redis://127.0.0.1/3"\nttl_seconds = 1\nmax_size_mb = 1\n'
+        "[metrics]\nprometheus_port = 9\ncollection_interval = 1\n"
+        '[load_balancer]\nalgorithm = "latency"\nhealth_check_interval = 1\nfailure_threshold = 2\n'
+    )
+    assert load_settings().cache_redis_url == "redis://127.0.0.1/3"
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("[server]\nprot = 1\n", "server.prot: unknown key; did you mean 'port'?"),
+        ("[sever]\nport = 1\n", "sever: unknown key; did you mean 'server'?"),
+        ("[server]\nport = 99999\n", "server.port: Input should be less than or equal to 65535"),
+        ("[server\n", "settings:"),
+    ],
+)
+def test_a_wrong_settings_file_is_refused_with_what_would_be_right(settings_file, text, hint):
+    settings_file.write_text(text)
+    with pytest.raises(ConfigError, match=None) as refused:
+        load_settings()
+    assert hint in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "hint"),
+    [
+        ("NEXUS_SERVR__PORT", "unknown section 'servr'; did you mean 'server'?"),
+        ("NEXUS_SERVER__PROT", "server.prot: unknown key; did you mean 'port'?"),
+    ],
+)
+def test_a_wrong_variable_is_refused_with_what_would_be_right(
+    settings_file, monkeypatch, variable, hint
+):
+    settings_file.write_text("")
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(ConfigError) as refused:
+        load_settings()
+    assert hint in str(refused.value)
+
+
+def test_a_settings_file_that_was_asked_for_must_exist(settings_file):
+    with pytest.raises(ConfigError, match="not a file"):
+        load_settings()
+
+
+def test_models_come_from_yaml(models_file):
+    models_file.write_text("models:\n- name: a\n  max_batch_size: 3\n- {name: b, type: onnx}\n")
+    a, b = load_models(models_file)
+    assert (a.name, a.max_batch_size, b.type) == ("a", 3, "onnx")
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("models:\n- name: a\n  max_batchsize: 3\n", "did you mean 'max_batch_size'?"),
+        ("models:\n- name: a\n  simulated: {step: 3}\n", "did you mean 'step_ms'?"),
+        ("models:\n- name: A b\n", "model A b: name"),
+        ("models:\n- {name: a}\n- {name: a}\n", "model 'a' stands there 2 times"),
+        ("- name: a\n", "expected a list under the key `models`"),
+        ("models: [\n", "models.yaml"),
+    ],
+)
+def test_a_wrong_models_file_is_refused_with_what_would_be_right(models_file, text, hint):
+    models_file.write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        load_models(models_file)
+    assert hint in str(refused.value)
+
+
+def test_a_missing_models_file_is_named(models_file):
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_models(models_file)
+
+
+@pytest.mark.parametrize(
+    ("model", "reproducible"),
+    [
+        (ModelConfig(name="m"), False),
+        (ModelConfig(name="m", type="openvino"), False),
+        (ModelConfig(name="m", reproducible=True), True),
+        (ModelConfig(name="m", type="onnx"), True),
+    ],
+)
+def test_only_some_models_promise_reproducible_answers(model, reproducible):
+    assert model.is_reproducible is reproducible

@@ -1,0 +1,47 @@
+"""Requests with the same answer share a fingerprint; others never do."""
+
+from dataclasses import replace
+
+import pytest
+
+from nexus_jobs.config import ModelConfig, Preprocessing
+from nexus_jobs.fingerprint import fingerprint
+from nexus_jobs.job import Message, Request, SamplingParams
+
+MODEL = ModelConfig(name="m")
+REQUEST = Request(model="m", prompt="What is a queue?")
+
+
+def test_equal_requests_share_a_fingerprint():
+    assert fingerprint(REQUEST, MODEL) == fingerprint(replace(REQUEST), MODEL)
+
+
+@pytest.mark.parametrize(
+    "same", [{"priority": 0}, {"expires_in": 9.0}, {"metadata": {"a": 1}}, {"use_cache": False}]
+)
+def test_what_does_not_change_the_answer_does_not_count(same):
+    assert fingerprint(replace(REQUEST, **same), MODEL) == fingerprint(REQUEST, MODEL)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"prompt": "What is a queue? "},
+        {"prompt": None, "messages": (Message("user", "What is a queue?"),)},
+        {"params": SamplingParams(max_tokens=1)},
+        {"params": SamplingParams(stop=("\n",))},
+        {"params": SamplingParams(temperature=0.7, seed=1)},
+    ],
+)
+def test_what_changes_the_answer_counts(other):
+    assert fingerprint(replace(REQUEST, **other), MODEL) != fingerprint(REQUEST, MODEL)
+
+
+def test_another_template_or_weights_give_another_fingerprint():
+    plain = MODEL.model_copy(update={"preprocessing": Preprocessing(chat_template=False)})
+    other = MODEL.model_copy(update={"path": "elsewhere"})
+    assert len({fingerprint(REQUEST, model) for model in (MODEL, plain, other)}) == 3
+
+
+def test_a_request_that_depends_on_chance_has_none():
+    assert fingerprint(replace(REQUEST, params=SamplingParams(temperature=0.7)), MODEL) is None
