@@ -70,7 +70,7 @@ class Row:
     def _result(self) -> Result:
         text, stopped = self._before_stop(self._tokenizer.decode(self._tokens))
         return Result(
-            text=text.replace("\x00", "\ufffd"),  # PostgreSQL stores every character but NUL
+            text=text,
             finish_reason=FinishReason.STOP if stopped else self.finish_reason or FinishReason.STOP,
             prompt_tokens=self.prompt_length,
             completion_tokens=len(self._tokens),

@@ -203,4 +203,5 @@ def _problem(model: type[BaseModel], detail: ErrorDetails) -> Problem:
         message = f"`{field}`: {message}"
     if kind in _CODES:
         return Problem(field, _CODES[kind], message)
-    return Problem(field, "out_of_range" if kind.startswith(_RANGE) else "invalid_value", message)
+    of_range = any(word in kind for word in _RANGE)
+    return Problem(field, "out_of_range" if of_range else "invalid_value", message)
