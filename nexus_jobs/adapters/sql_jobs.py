@@ -74,24 +74,29 @@ class SqlJobs:
 
     def backlog(self) -> dict[str, int]:
         with self._database.read() as connection:
-            return dict(connection.execute(_READY).tuples())
+            return dict(connection.execute(_READY).all())
 
     def counts(self) -> dict[tuple[str, State], int]:
         with self._database.read() as connection:
             rows = connection.execute(_UNFINISHED)
             return {(model, State(state)): count for model, state, count in rows}
 
-    def find_result(self, fingerprint: str, *, max_age: float) -> Result | None:
-        statement = (
-            select(*RESULT_COLUMNS)
-            .where(results.c.fingerprint == fingerprint)
+    def find_results(self, fingerprints: Sequence[str], *, max_age: float) -> dict[str, Result]:
+        # the index alone finds the newest, however often the same request has been computed
+        newest = (
+            select(results.c.fingerprint, func.max(results.c.created_at).label("created_at"))
+            .where(results.c.fingerprint.in_(fingerprints))
             .where(results.c.created_at >= database_now() - max_age)
-            .order_by(results.c.created_at.desc())
-            .limit(1)
+            .group_by(results.c.fingerprint)
+            .subquery()
+        )
+        statement = select(results.c.fingerprint, *RESULT_COLUMNS).join(
+            newest,
+            (results.c.fingerprint == newest.c.fingerprint)
+            & (results.c.created_at == newest.c.created_at),
         )
         with self._database.read() as connection:
-            row = connection.execute(statement).first()
-        return None if row is None else result_of(row)
+            return {row.fingerprint: result_of(row) for row in connection.execute(statement)}
 
 
 def _touch_bulks(connection: Connection, bulk_ids: set[str], at: float) -> None:

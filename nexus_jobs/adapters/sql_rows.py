@@ -84,10 +84,8 @@ def result_row(job_id: str, result: Result, fingerprint: str | None, now: float)
     }
 
 
-def result_of(row: AnyRow) -> Result | None:
-    """The result in a row that has RESULT_COLUMNS; None where an outer join found none."""
-    if row.text is None:
-        return None
+def result_of(row: AnyRow) -> Result:
+    """The result in a row that has RESULT_COLUMNS."""
     return Result(
         text=row.text,
         finish_reason=FinishReason(row.finish_reason),
@@ -100,7 +98,7 @@ def result_of(row: AnyRow) -> Result | None:
 
 def job_with_result(row: AnyRow) -> Job:
     """The job in a row of JOBS_WITH_RESULTS."""
-    return job_of(row, result_of(row))
+    return job_of(row, None if row.text is None else result_of(row))
 
 
 def job_of(row: AnyRow, result: Result | None = None) -> Job:

@@ -1,0 +1,220 @@
+"""Jobs in memory: for tests, and for trying something out without a database."""
+
+from __future__ import annotations
+
+import heapq
+import secrets
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from nexus_jobs.adapters.transitions import (
+    LAPSED,
+    attempt_after,
+    changes,
+    committed,
+    final_event,
+)
+from nexus_jobs.errors import Conflict
+from nexus_jobs.job import (
+    TERMINAL,
+    Bulk,
+    BulkState,
+    Event,
+    Job,
+    Lease,
+    NewJob,
+    Outcome,
+    Result,
+    State,
+    sources,
+    target,
+)
+from nexus_jobs.ports import JobFilter
+
+
+@dataclass(slots=True)
+class StoredBulk:
+    """A bulk, when its rows last grew, and the ids of its jobs by their place in the input."""
+
+    bulk: Bulk
+    touched_at: float
+    rows: dict[int, str] = field(default_factory=dict)
+
+
+class MemoryJobs:
+    """JobStore."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._jobs: dict[str, Job] = {}
+        self._lapses_at: dict[str, float] = {}
+        # heaps of (due_at, id) by model; whoever pops skips the jobs that are not queued any more
+        self._queues: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
+        self._computed: dict[str, tuple[float, Result]] = {}
+        self._bulks: dict[str, StoredBulk] = {}
+
+    def add(self, new_jobs: Sequence[NewJob]) -> list[Job]:
+        with self._lock:
+            at = time.time()
+            self._check_unique(new_jobs)
+            self._check_importing({job.bulk_id for job in new_jobs if job.bulk_id})
+            added = [committed(job, at) for job in new_jobs]
+            for job in added:
+                self._jobs[job.id] = job
+                self._enqueue(job)
+                if job.bulk_id is not None and job.bulk_index is not None:
+                    stored = self._bulks[job.bulk_id]
+                    stored.rows[job.bulk_index], stored.touched_at = job.id, at
+        return added
+
+    def get(self, job_id: str) -> Job | None:
+        with self._lock:
+            return self._jobs.get(job_id)
+
+    def get_many(self, job_ids: Sequence[str]) -> dict[str, Job]:
+        with self._lock:
+            return {job_id: self._jobs[job_id] for job_id in job_ids if job_id in self._jobs}
+
+    def search(self, which: JobFilter, *, limit: int, before: str | None = None) -> Sequence[Job]:
+        with self._lock:
+            matching = [
+                job
+                for job in self._jobs.values()
+                if which.state in (None, job.state)
+                and which.model in (None, job.request.model)
+                and which.bulk_id in (None, job.bulk_id)
+                and (before is None or job.id < before)
+            ]
+        return heapq.nlargest(limit, matching, key=lambda job: job.id)
+
+    def claim(self, model: str, limit: int, *, worker: str, lease_seconds: float) -> list[Job]:
+        claimed: list[Job] = []
+        with self._lock:
+            at, token, queue = time.time(), secrets.token_hex(8), self._queues[model]
+            while queue and len(claimed) < limit:
+                job = self._jobs[heapq.heappop(queue)[1]]
+                if job.state not in sources(Event.CLAIM) or _overdue(job, at):
+                    continue
+                taken = replace(
+                    job,
+                    state=target(Event.CLAIM),
+                    attempt=job.attempt + 1,
+                    started_at=at,
+                    lease_token=token,
+                    worker=worker,
+                )
+                self._jobs[job.id] = taken
+                self._lapses_at[job.id] = at + lease_seconds
+                claimed.append(taken)
+        return claimed
+
+    def finish(self, outcomes: Sequence[Outcome]) -> dict[str, State]:
+        moved: dict[str, State] = {}
+        with self._lock:
+            at = time.time()
+            for outcome in outcomes:
+                if self._holds(outcome.lease):
+                    job = self._record(outcome, at)
+                    moved[job.id] = job.state
+        return moved
+
+    def heartbeat(self, leases: Sequence[Lease], *, lease_seconds: float) -> set[str]:
+        with self._lock:
+            held = {lease.job_id for lease in leases if self._holds(lease)}
+            self._lapses_at |= dict.fromkeys(held, time.time() + lease_seconds)
+        return held
+
+    def cancel(self, job_id: str) -> Job | None:
+        with self._lock:
+            job = self._jobs.get(job_id)
+            if job is not None and job.state in sources(Event.CANCEL):
+                return self._move(job, Event.CANCEL, time.time())
+            return job
+
+    def requeue_lapsed(self) -> dict[str, State]:
+        moved: dict[str, State] = {}
+        with self._lock:
+            at = time.time()
+            lapsed = [job_id for job_id, until in self._lapses_at.items() if until <= at]
+            for job in map(self._jobs.__getitem__, lapsed):
+                if job.attempt >= job.max_attempts:
+                    moved[job.id] = self._move(job, Event.BURY, at, error=LAPSED).state
+                else:
+                    moved[job.id] = self._move(job, Event.REQUEUE, at).state
+        return moved
+
+    def expire_overdue(self) -> list[str]:
+        with self._lock:
+            at = time.time()
+            overdue = [job for job in self._in_state(Event.EXPIRE) if _overdue(job, at)]
+            return [self._move(job, Event.EXPIRE, at).id for job in overdue]
+
+    def backlog(self) -> dict[str, int]:
+        return {m: count for (m, state), count in self.counts().items() if state is State.QUEUED}
+
+    def counts(self) -> dict[tuple[str, State], int]:
+        with self._lock:
+            unfinished = (job for job in self._jobs.values() if not job.ended)
+            return dict(Counter((job.request.model, job.state) for job in unfinished))
+
+    def find_results(self, fingerprints: Sequence[str], *, max_age: float) -> dict[str, Result]:
+        with self._lock:
+            since = time.time() - max_age
+            known = {name: self._computed[name] for name in fingerprints if name in self._computed}
+            return {name: result for name, (at, result) in known.items() if at >= since}
+
+    def _in_state(self, event: Event) -> list[Job]:
+        return [job for job in self._jobs.values() if job.state in sources(event)]
+
+    def _holds(self, lease: Lease) -> bool:
+        job = self._jobs.get(lease.job_id)
+        return job is not None and job.state is State.RUNNING and job.lease == lease
+
+    def _record(self, outcome: Outcome, at: float) -> Job:
+        job = self._jobs[outcome.lease.job_id]
+        event = final_event(outcome, job.max_attempts)
+        if event is Event.SUCCEED and outcome.result and outcome.fingerprint:
+            self._computed[outcome.fingerprint] = at, outcome.result
+        return self._move(
+            job,
+            event,
+            at,
+            attempt=attempt_after(event, outcome.lease),
+            result=outcome.result if event is Event.SUCCEED else None,
+            error=outcome.error if target(event) in TERMINAL else None,
+        )
+
+    def _move(self, job: Job, event: Event, at: float, **fields: Any) -> Job:
+        moved = replace(job, **changes(event, at), **fields)
+        self._jobs[job.id] = moved
+        self._lapses_at.pop(job.id, None)
+        self._enqueue(moved)
+        return moved
+
+    def _enqueue(self, job: Job) -> None:
+        if job.state is State.QUEUED:
+            heapq.heappush(self._queues[job.request.model], (job.due_at, job.id))
+
+    def _check_unique(self, new_jobs: Sequence[NewJob]) -> None:
+        seen: set[object] = set()
+        for job in new_jobs:
+            row = (job.bulk_id, job.bulk_index) if job.bulk_id else job.id
+            stored = self._bulks.get(job.bulk_id) if job.bulk_id else None
+            taken = stored is not None and job.bulk_index in stored.rows
+            if job.id in self._jobs or taken or job.id in seen or row in seen:
+                raise Conflict(f"job {job.id} or its row of a bulk exists already")
+            seen |= {job.id, row}
+
+    def _check_importing(self, bulk_ids: set[str]) -> None:
+        for bulk_id in bulk_ids:
+            stored = self._bulks.get(bulk_id)
+            if stored is None or stored.bulk.state is not BulkState.IMPORTING:
+                raise Conflict(f"bulk {bulk_id} is not importing rows any more")
+
+
+def _overdue(job: Job, at: float) -> bool:
+    return job.expires_at is not None and job.expires_at <= at

@@ -1,0 +1,123 @@
+"""The stores in memory."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from nexus_jobs.adapters.memory_jobs import MemoryJobs, StoredBulk
+from nexus_jobs.adapters.transitions import BULK_SOURCES
+from nexus_jobs.config import ModelConfig
+from nexus_jobs.errors import Conflict
+from nexus_jobs.fleet import WorkerReport
+from nexus_jobs.job import Bulk, BulkProgress, BulkState, Event, Job, State, sources
+
+
+class MemoryStore(MemoryJobs):
+    """JobStore, BulkStore and FleetStore in one process; nothing outlives it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._models: list[ModelConfig] = []
+        self._workers: dict[str, WorkerReport] = {}
+
+    def close(self) -> None:
+        """There is nothing to close; stores on a database have connections."""
+
+    def add_bulk(self, bulk: Bulk) -> Bulk:
+        with self._lock:
+            if bulk.id in self._bulks:
+                raise Conflict(f"bulk {bulk.id} exists already")
+            added = replace(bulk, submitted_at=time.time())
+            self._bulks[bulk.id] = StoredBulk(added, added.submitted_at)
+        return added
+
+    def get_bulk(self, bulk_id: str) -> Bulk | None:
+        with self._lock:
+            stored = self._bulks.get(bulk_id)
+        return stored.bulk if stored else None
+
+    def accept_bulk(self, bulk_id: str) -> Bulk:
+        with self._lock:
+            if not self._set_state(bulk_id, BulkState.ACCEPTED):
+                raise Conflict(f"bulk {bulk_id} is not importing rows any more")
+            return self._bulks[bulk_id].bulk
+
+    def cancel_bulk(self, bulk_id: str, to: BulkState = BulkState.CANCELLED) -> list[str]:
+        with self._lock:
+            if not self._set_state(bulk_id, to):
+                return []
+            at = time.time()
+            left = [job for job in self._rows(bulk_id) if job.state in sources(Event.CANCEL)]
+            return [self._move(job, Event.CANCEL, at).id for job in left]
+
+    def bulk_progress(self, bulk_id: str, *, window: float = 10.0) -> BulkProgress:
+        with self._lock:
+            at, rows = time.time(), self._rows(bulk_id)
+        starts = [job.started_at for job in rows if job.started_at is not None]
+        ends = [job.finished_at for job in rows if job.finished_at is not None]
+        recent = [
+            job.result
+            for job in rows
+            if job.result and job.finished_at and job.finished_at >= at - window
+        ]
+        return BulkProgress(
+            counts=dict.fromkeys(State, 0) | Counter(job.state for job in rows),
+            now=at,
+            window=window,
+            recent_rows=len(recent),
+            recent_tokens=sum(result.completion_tokens for result in recent),
+            first_start=min(starts, default=None),
+            last_finish=max(ends, default=None),
+        )
+
+    def bulk_rows(self, bulk_id: str, *, chunk: int = 1000) -> Iterator[Job]:
+        with self._lock:
+            stored = self._bulks.get(bulk_id)
+            ids = [stored.rows[index] for index in sorted(stored.rows)] if stored else []
+        for start in range(0, len(ids), chunk):
+            yield from self.get_many(ids[start : start + chunk]).values()
+
+    def stale_imports(self, timeout: float) -> list[str]:
+        with self._lock:
+            since = time.time() - timeout
+            return [
+                bulk_id
+                for bulk_id, stored in self._bulks.items()
+                if stored.bulk.state is BulkState.IMPORTING and stored.touched_at <= since
+            ]
+
+    def sync_models(self, registered: Sequence[ModelConfig]) -> None:
+        with self._lock:
+            self._models = list(registered)
+
+    def models(self) -> list[ModelConfig]:
+        with self._lock:
+            return list(self._models)
+
+    def report(self, worker: WorkerReport) -> None:
+        with self._lock:
+            self._workers[worker.id] = replace(worker, seen_at=time.time())
+
+    def retire(self, worker_id: str) -> None:
+        with self._lock:
+            self._workers.pop(worker_id, None)
+
+    def workers(self, *, max_age: float) -> list[WorkerReport]:
+        with self._lock:
+            since = time.time() - max_age
+            seen = [worker for worker in self._workers.values() if worker.seen_at >= since]
+        return sorted(seen, key=lambda worker: worker.id)
+
+    def _rows(self, bulk_id: str) -> list[Job]:
+        stored = self._bulks.get(bulk_id)
+        return [self._jobs[job_id] for job_id in stored.rows.values()] if stored else []
+
+    def _set_state(self, bulk_id: str, to: BulkState) -> bool:
+        stored = self._bulks.get(bulk_id)
+        if stored is None or stored.bulk.state not in BULK_SOURCES[to]:
+            return False
+        stored.bulk = replace(stored.bulk, state=to)
+        return True
