@@ -1,0 +1,47 @@
+"""The platform seen with Celery's own tools."""
+
+import subprocess
+import sys
+
+import httpx
+
+from tests.e2e.stack import free_port, until
+
+
+def test_celery_shows_the_queue_of_every_model(stack):
+    shown = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "workers.app", "inspect", "active_queues"],
+        env=stack.env, capture_output=True, text=True, timeout=60, check=True,
+    ).stdout  # fmt: skip
+    for model in stack.models:
+        assert f"nexus.{model}" in shown
+
+
+def test_flower_shows_workers_queues_and_tickets(stack):
+    port = free_port()
+    flower = subprocess.Popen(
+        [*stack.nexus, "flower", "--port", str(port)],
+        env={**stack.env, "FLOWER_UNAUTHENTICATED_API": "true"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=30) as client:
+            workers = until(lambda: _answer(client, "/workers?refresh=1"))
+            queues = [
+                queue["name"] for worker in workers.values() for queue in worker["active_queues"]
+            ]
+            assert "nexus.simulated" in queues
+            stack.generate(model="simulated", prompt="for flower", cache="no")
+            tasks = until(lambda: _answer(client, "/tasks"))
+            assert "nexus.generate" in {task["name"] for task in tasks.values()}
+    finally:
+        flower.terminate()
+        flower.wait(timeout=30)
+
+
+def _answer(client: httpx.Client, path: str):
+    try:
+        answer = client.get(path)
+    except httpx.TransportError:
+        return None
+    return answer.json() if answer.status_code == 200 else None
