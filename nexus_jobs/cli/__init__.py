@@ -1,0 +1,32 @@
+"""The command `nexus`: the whole platform, its single roles, and a client for it."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from nexus_jobs.cli import bulk, jobs, models, roles, up
+from nexus_jobs.errors import NexusError
+
+app = typer.Typer(
+    help="Runs prompts on your own hardware: one at a time or a million in a file.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(up.up)
+app.add_typer(bulk.app, name="bulk")
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(models.app, name="models")
+for role in (roles.api, roles.worker, roles.scheduler, roles.migrate, roles.flower):
+    app.command(rich_help_panel="Single roles")(role)
+
+
+def main() -> None:
+    """Run the command; an error raised on purpose becomes a sentence and exit code 1."""
+    try:
+        app()
+    except NexusError as error:
+        typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(1)

@@ -1,0 +1,94 @@
+"""`nexus jobs`: single jobs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from nexus_jobs.cli.options import DEFAULT_URL, MaxTokens, Priority, Seed, Temperature, Url
+from nexus_jobs.cli.output import show_document, show_table
+from nexus_jobs.client import LONGEST_WAIT, Client, Document
+from nexus_jobs.job import TERMINAL, State
+
+app = typer.Typer(help="Single jobs.", no_args_is_help=True)
+
+JobId = Annotated[str, typer.Argument(metavar="JOB")]
+
+
+@app.command()
+def submit(
+    model: str,
+    prompt: str,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait, and print the answer.")] = False,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    priority: Priority = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Submit one prompt; prints the job's id, or with --wait the answer."""
+    body = {
+        "model": model,
+        "prompt": prompt,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "priority": priority,
+    }
+    with Client(url) as client:
+        job = client.submit_job(_given(body))
+        if wait:
+            _print_answer(_ended(client, job))
+        else:
+            typer.echo(job["id"])
+
+
+@app.command("list")
+def list_jobs(
+    state: Annotated[State | None, typer.Option(help="Only jobs in this state.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only jobs of this model.")] = None,
+    bulk: Annotated[str | None, typer.Option(help="Only jobs of this bulk.")] = None,
+    limit: int = 20,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """List jobs, newest first."""
+    which = {"state": state, "model": model, "bulk": bulk, "limit": limit}
+    columns = ("id", "model", "state", "attempt", "cached", "submitted_at", "finished_at")
+    with Client(url) as client:
+        jobs = client.jobs(_given(which))
+    show_table(columns, ([job[column] for column in columns] for job in jobs))
+
+
+@app.command()
+def show(job: JobId, url: Url = DEFAULT_URL) -> None:
+    """Print all about a job, with its answer."""
+    with Client(url) as client:
+        show_document(client.job(job))
+
+
+@app.command()
+def cancel(job: JobId, url: Url = DEFAULT_URL) -> None:
+    """Cancel a job that has not ended."""
+    with Client(url) as client:
+        typer.echo(client.cancel_job(job)["state"])
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _ended(client: Client, job: Document) -> Document:
+    while job["state"] not in TERMINAL:
+        job = client.job(job["id"], wait=LONGEST_WAIT)
+    return job
+
+
+def _print_answer(job: Document) -> None:
+    if job["result"]:
+        typer.echo(job["result"]["text"])
+        return
+    reason = f": {job['error']['message']}" if job["error"] else ""
+    typer.echo(f"job {job['id']} is {job['state']}{reason}", err=True)
+    sys.exit(1)

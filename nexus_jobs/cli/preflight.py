@@ -1,0 +1,83 @@
+"""What is checked before `nexus up` starts anything."""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from nexus_jobs.errors import ConfigError
+
+_LEFTOVERS_SECONDS: Final = 10.0
+
+
+@contextmanager
+def locked(data_dir: Path) -> Iterator[bool]:
+    """Hold the data folder; yields whether the run before this one ended cleanly.
+
+    Raises:
+        ConfigError: another `nexus up` holds the folder.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "nexus.lock").open("a+") as file:
+        file.seek(0)
+        pid = file.read().strip()
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"`nexus up` already runs on {data_dir} (pid {pid}); stop it, or use --data-dir"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield not pid
+        file.truncate(0)
+
+
+def check_host(host: str) -> None:
+    """Raises:
+    ConfigError: other machines could reach this address, and nothing keeps them out.
+    """
+    if not _is_loopback(host):
+        raise ConfigError(
+            f"host {host} can be reached from other machines and there are no API keys yet; "
+            "use 127.0.0.1, and a reverse proxy that asks for credentials"
+        )
+
+
+def check_ports(ports: Mapping[str, tuple[str, int]], *, patient: bool) -> None:
+    """Raises ConfigError for a port that is taken; the keys say what each is for.
+
+    `patient` gives processes that a killed run has left behind some time to end.
+    """
+    deadline = time.monotonic() + (_LEFTOVERS_SECONDS if patient else 0)
+    for use, (host, port) in ports.items():
+        while not _is_free(host, port):
+            if time.monotonic() >= deadline:
+                raise ConfigError(f"port {port} is in use; choose another with {use}")
+            time.sleep(0.1)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _is_free(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True

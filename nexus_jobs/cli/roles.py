@@ -1,0 +1,95 @@
+"""The single roles of the platform, one process each; `nexus up` starts them all.
+
+What they run lies on floors above this one, so it is named by module path and never imported here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from typing import Annotated, Any, Final, NoReturn
+
+import typer
+
+from nexus_jobs.cli.options import Host, Port
+from nexus_jobs.config import load_settings
+from nexus_jobs.supervisor import die_with_parent
+
+STOP_SECONDS: Final = 5
+"""How long requests that hold on for a job may delay a stop of the API; their jobs go on."""
+
+_CONNECTIONS: Final = 1024
+"""Open connections that an API process holds, idle ones included."""
+
+
+def api(host: Host = None, port: Port = None) -> None:
+    """Serve the HTTP interface."""
+    from granian import Granian
+    from granian.constants import Interfaces
+
+    given = {"host": host, "port": port}
+    settings = load_settings(server={k: v for k, v in given.items() if v is not None}).server
+    Granian(
+        "api.wsgi:create",
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.WSGI,
+        workers=settings.workers,
+        blocking_threads=settings.threads,
+        backpressure=_CONNECTIONS,
+        websockets=False,
+        workers_kill_timeout=STOP_SECONDS,
+    ).serve(target_loader=load_application)
+
+
+def load_application(target: str) -> Any:
+    """Make the WSGI application in a process that granian has forked for it.
+
+    Such a process is tied to its parent: an orphan would go on answering on the same port.
+    """
+    die_with_parent(os.getppid(), signal.SIGKILL)
+    module, factory = target.split(":")
+    return getattr(importlib.import_module(module), factory)()
+
+
+def worker(
+    model: Annotated[
+        list[str] | None, typer.Option("--model", "-m", help="One to serve; repeatable.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Must differ between workers of one machine.")] = "w1",
+) -> None:
+    """Run jobs: a Celery worker on the queues of its models, which are all if none is given."""
+    from nexus_jobs.adapters.celery_tickets import queue_of
+
+    queues = [f"--queues={','.join(map(queue_of, model))}"] if model else []
+    features = ["--pool=threads", "--without-gossip", "--without-mingle"]
+    _celery("worker", f"--hostname={name}@%h", *features, *queues)
+
+
+def scheduler() -> None:
+    """Take back lapsed leases, expire overdue jobs, and ring for work that has no ticket."""
+    importlib.import_module("workers.scheduler").main(load_settings())
+
+
+def migrate() -> None:
+    """Bring the database up to date, and its list of models in line with the models file."""
+    from nexus_jobs import bootstrap
+
+    bootstrap.prepare(load_settings())
+
+
+def flower(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on.")] = 5555,
+) -> None:
+    """Serve Flower, the monitor of Celery workers and tasks."""
+    _celery("flower", f"--address={host}", f"--port={port}")
+
+
+def _celery(*arguments: str) -> NoReturn:
+    """Become the Celery program, so that signals reach it and nothing else."""
+    program = [sys.executable, "-m", "celery", "--quiet", "--app=workers.app"]
+    sys.stdout.flush()
+    os.execv(program[0], [*program, *arguments])  # noqa: S606

