@@ -1,0 +1,55 @@
+"""Builds the Flask application around the services it is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from flask import Flask, Response
+from flask.typing import RouteCallable
+from flask_swagger_ui import get_swaggerui_blueprint  # type: ignore[import-untyped]
+
+from api import openapi, problems
+from api.ops import VERSION
+from api.parsing import parse_body, parse_query
+from api.routes import API, ROUTES, Route
+from api.schemas import Query
+from nexus_jobs.bootstrap import Services
+
+
+def create_app(services: Services) -> Flask:
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = services.settings.server.max_body_mb * 2**20
+    problems.install(app)
+    for route in ROUTES:
+        view = _view(route, services)
+        app.add_url_rule(route.path, route.name, view, methods=[route.method])
+    _add_documentation(app)
+    return app
+
+
+def _view(route: Route, services: Services) -> RouteCallable:
+    """Parse what the table says that the route takes, and hand it to the route's function."""
+    body, query = route.body, route.query
+
+    def view(**arguments: Any) -> Response:
+        parameters = parse_query(query)
+        if query is not Query:
+            arguments["query"] = parameters
+        if body is not None:
+            arguments["body"] = parse_body(body)
+        return route.view(services, **arguments)
+
+    return view
+
+
+def _add_documentation(app: Flask) -> None:
+    path = f"{API}/openapi.json"
+    document = orjson.dumps(openapi.document(ROUTES, VERSION))
+
+    @app.get(path)
+    def openapi_document() -> Response:
+        return Response(document, mimetype="application/json")
+
+    page = {"app_name": "Nexus Jobs", "validatorUrl": None}  # the default asks a foreign server
+    app.register_blueprint(get_swaggerui_blueprint(f"{API}/docs", path, config=page))

@@ -1,0 +1,79 @@
+"""Reads what a client sent: JSON bodies, query parameters, form fields and preferences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from flask import request
+from pydantic import BaseModel, Field
+from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.http import parse_dict_header
+
+from api.schemas import LONGEST_WAIT
+from nexus_jobs.errors import InvalidRequest
+from nexus_jobs.submission import parse_json, parse_text
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+JSON_BODY_BYTES = 32 * 2**20
+"""JSON is read into memory, so it may be less large than an upload."""
+
+
+class _Preference(BaseModel):
+    wait: int = Field(alias="Prefer: wait", ge=0, le=LONGEST_WAIT)
+
+
+def parse_body(model: type[ModelT]) -> ModelT:
+    """The request's JSON body.
+
+    Raises:
+        InvalidRequest, UnsupportedMediaType, RequestEntityTooLarge
+    """
+    if not request.is_json:
+        raise UnsupportedMediaType(_send("application/json"))
+    request.max_content_length = min(JSON_BODY_BYTES, request.max_content_length or JSON_BODY_BYTES)
+    body = request.get_data(cache=False)
+    if not body.strip():
+        raise InvalidRequest.of("invalid_json", "the body is empty; send a JSON object")
+    return parse_json(model, body)
+
+
+def parse_query(model: type[ModelT]) -> ModelT:
+    """The query parameters; one that the path does not know is refused."""
+    return parse_text(model, single(request.args))
+
+
+def require_multipart() -> None:
+    if request.mimetype != "multipart/form-data":
+        raise UnsupportedMediaType(_send("multipart/form-data with the file in a part `file`"))
+
+
+def preferred_wait() -> tuple[int, Mapping[str, str]]:
+    """The seconds to wait by the header `Prefer: wait=S`, and the header that confirms them.
+
+    Other preferences are ignored, as RFC 7240 wants.
+    """
+    preferences = parse_dict_header(request.headers.get("Prefer", "").lower())
+    if "wait" not in preferences:
+        return LONGEST_WAIT, {}
+    wait = parse_text(_Preference, {"Prefer: wait": preferences["wait"] or ""}).wait
+    return wait, {"Preference-Applied": f"wait={wait}"}
+
+
+def single(values: MultiDict[str, str]) -> dict[str, str]:
+    """The values by name.
+
+    Raises:
+        InvalidRequest: a name stands there more than once.
+    """
+    for name, given in values.lists():
+        if len(given) > 1:
+            message = f"`{name}` is given {len(given)} times; give it once"
+            raise InvalidRequest.of("duplicate_field", message, field=name)
+    return values.to_dict()
+
+
+def _send(expected: str) -> str:
+    return f"send {expected} (the Content-Type is {request.mimetype[:100] or 'missing'})"

@@ -1,0 +1,210 @@
+"""The shapes of requests and answers that only HTTP knows; the OpenAPI document is made of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+from nexus_jobs.job import Cached, FinishReason, State
+from nexus_jobs.submission import Generation
+
+LONGEST_WAIT = 60
+"""Seconds that a request may hold on for its job."""
+
+STANDINGS = ("importing", "queued", "running", "completed", "cancelled", "abandoned")
+
+described = with_config(ConfigDict(use_attribute_docstrings=True))
+
+Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+BulkStanding = Annotated[str, Field(json_schema_extra={"enum": list(STANDINGS)})]
+Id = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
+
+
+class Query(BaseModel):
+    """No query parameters."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class WaitQuery(Query):
+    wait: float = Field(0.0, ge=0, le=LONGEST_WAIT, allow_inf_nan=False)
+    """Seconds to hold on until the job has ended."""
+
+
+class JobQuery(Query):
+    state: State | None = None
+    model: str | None = None
+    bulk: UUID | None = None
+    limit: int = Field(50, ge=1, le=200)
+    cursor: UUID | None = None
+    """The `next_cursor` of the page before."""
+
+
+def _with_file(schema: dict[str, Any]) -> None:
+    file = {"type": "string", "format": "binary", "description": "A CSV file with a header."}
+    schema["properties"] = {"file": file, **schema["properties"]}
+    schema["required"] = ["file", *schema["required"]]
+
+
+class BulkForm(Generation):
+    """The fields of `POST /bulk`; those of a generation are defaults that a row may override."""
+
+    model_config = ConfigDict(json_schema_extra=_with_file)
+
+    model: str
+    """The name of a registered model."""
+    prompt_column: str | None = None
+    """The column that holds the prompts."""
+
+
+@described
+class Usage(TypedDict):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+@described
+class ResultDocument(TypedDict):
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+
+
+class ErrorDocument(TypedDict):
+    code: str
+    message: str
+
+
+@described
+class Timings(TypedDict):
+    """Milliseconds; null where unknown."""
+
+    queue_ms: float | None
+    """From submission to the last start."""
+    prefill_ms: float | None
+    decode_ms: float | None
+    total_ms: float | None
+    """From submission to the end."""
+
+
+@described
+class JobDocument(TypedDict):
+    id: Id
+    object: Literal["job"]
+    model: str
+    state: State
+    priority: int
+    attempt: int
+    submitted_at: Timestamp
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
+    result: ResultDocument | None
+    error: ErrorDocument | None
+    cached: Cached
+    """The cache level that answered, or `no`."""
+    timings: Timings
+    worker: str | None
+    bulk_id: Id | None
+    metadata: dict[str, Any] | None
+
+
+@described
+class JobPage(TypedDict):
+    """Jobs, newest first."""
+
+    object: Literal["list"]
+    data: list[JobDocument]
+    next_cursor: Id | None
+    """Give it as `cursor` for the page after this one; null on the last."""
+
+
+@described
+class BatchDocument(TypedDict):
+    """One job for each prompt, in the order of the prompts."""
+
+    object: Literal["list"]
+    bulk_id: Id
+    data: list[JobDocument]
+
+
+@described
+class BulkDocument(TypedDict):
+    id: Id
+    object: Literal["bulk"]
+    state: BulkStanding
+    model: str
+    filename: str
+    total: int
+    """Rows in the file."""
+    counts: dict[str, int]
+    """Rows in each state."""
+    rows_per_second: float
+    tokens_per_second: float
+    eta_seconds: float | None
+    submitted_at: Timestamp
+    finished_at: Timestamp | None
+
+
+@described
+class ModelDocument(TypedDict):
+    name: str
+    object: Literal["model"]
+    type: str
+    """As configured."""
+    engine: str | None
+    """What runs it."""
+    state: Literal["ready", "loading", "failed", "unserved"]
+    """The best that any live worker says of it; `unserved` if none serves it."""
+    reason: str | None
+    """Why it failed."""
+    workers: int
+    """Live workers on which it is ready."""
+    max_batch_size: int
+    max_sequence_length: int
+
+
+class ModelList(TypedDict):
+    object: Literal["list"]
+    data: list[ModelDocument]
+
+
+class LiveDocument(TypedDict):
+    status: Literal["ok"]
+
+
+@described
+class ReadyDocument(TypedDict):
+    status: Literal["ok", "degraded", "unavailable"]
+    """`unavailable` without the database; `degraded` if jobs are accepted but may start late."""
+    checks: dict[str, str | None]
+    """What is wrong with each thing depended on; null is well."""
+
+
+class HealthDocument(ReadyDocument):
+    version: str
+    models: list[ModelDocument]
+
+
+@described
+class ProblemDetail(TypedDict):
+    field: str | None
+    """The part of the request that is wrong; null is the whole."""
+    code: str
+    message: str
+    """What is wrong and what would be right."""
+
+
+@described
+class ProblemDocument(TypedDict):
+    """RFC 9457, with a `code` that never changes and all that is wrong in `errors`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[ProblemDetail]

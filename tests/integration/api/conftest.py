@@ -1,0 +1,66 @@
+"""The API around services that live in memory, and a hand that plays the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from api.app import create_app
+from nexus_jobs.bootstrap import Services, build_memory_services
+from nexus_jobs.config import ModelConfig
+from nexus_jobs.job import Event, FinishReason, Job, JobError, Outcome, Result
+from nexus_jobs.ports import Channel
+
+Finish = Callable[..., list[Job]]
+
+
+@pytest.fixture
+def services() -> Iterator[Services]:
+    services = build_memory_services(
+        [
+            ModelConfig(name="simulated", type="simulated", max_sequence_length=512),
+            ModelConfig(name="smollm2-135m", max_batch_size=32),
+        ]
+    )
+    yield services
+    services.close()
+
+
+@pytest.fixture
+def app(services: Services) -> Flask:
+    return create_app(services)
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture
+def finish(services: Services) -> Finish:
+    """Run what is queued as a worker would: the answer is the prompt in capitals."""
+
+    def finish(event: Event = Event.SUCCEED, limit: int = 100) -> list[Job]:
+        jobs = services.platform.store.claim("simulated", limit, worker="w1", lease_seconds=60)
+        services.platform.store.finish([_outcome(job, event) for job in jobs])
+        services.platform.signals.send(Channel.ENDED, [job.id for job in jobs])
+        return jobs
+
+    return finish
+
+
+def _outcome(job: Job, event: Event) -> Outcome:
+    if event is not Event.SUCCEED:
+        return Outcome(lease=job.lease, event=event, error=JobError("engine_error", "it broke"))
+    result = Result(
+        text=(job.request.prompt or "").upper(),
+        finish_reason=FinishReason.STOP,
+        prompt_tokens=4,
+        completion_tokens=2,
+        prefill_ms=1.5,
+        decode_ms=2.5,
+    )
+    return Outcome(lease=job.lease, event=event, result=result, fingerprint=job.fingerprint)
