@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
+import orjson
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -32,6 +34,17 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _storable(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError as error:
+        raise PydanticCustomError("invalid_value", "integers must fit into 64 bits") from error
+    return value
+
+
+Metadata = Annotated[dict[str, Any], AfterValidator(_storable)]
+
+
 class ChatMessage(BaseModel):
     """One turn of a chat."""
 
@@ -56,7 +69,7 @@ class Generation(BaseModel):
     """0 always takes the likeliest token; higher is more varied."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Sample from the likeliest tokens that together have this probability."""
-    top_k: int = Field(0, ge=0)
+    top_k: int = Field(0, ge=0, le=2**31 - 1)
     """Sample from this many of the likeliest tokens; 0 is all."""
     seed: int | None = Field(None, ge=0, le=2**63 - 1)
     """Makes sampling repeatable, on models whose engine is reproducible."""
@@ -66,7 +79,7 @@ class Generation(BaseModel):
     """Above 1 makes tokens that have already appeared less likely."""
     priority: int = Field(5, ge=0, le=9)
     """0 is the most urgent, 9 the least."""
-    expires_in: float | None = Field(None, gt=0)
+    expires_in: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Seconds after which the job is not worth starting."""
     cache: Literal["yes", "no"] = "yes"
     """`no`: neither answer from the cache nor store there."""
@@ -124,7 +137,7 @@ class Submission(Generation):
     """A single question or instruction; wrapped as a user turn if the model is a chat model."""
     messages: list[ChatMessage] | None = Field(None, min_length=1)
     """A chat, oldest turn first; instead of `prompt`."""
-    metadata: dict[str, Any] | None = Field(None, max_length=MAX_METADATA_KEYS)
+    metadata: Metadata | None = Field(None, max_length=MAX_METADATA_KEYS)
     """Kept with the job and given back as it is."""
 
     @model_validator(mode="after")
