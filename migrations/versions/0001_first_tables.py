@@ -22,11 +22,6 @@ def upgrade() -> None:
     create_fleet()
 
 
-def downgrade() -> None:
-    for table in ("results", "jobs", "bulks", "models", "workers"):
-        op.drop_table(table)
-
-
 def create_bulks() -> None:
     op.create_table(
         "bulks",

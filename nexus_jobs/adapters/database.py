@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import orjson
@@ -31,6 +30,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from nexus_jobs.adapters.writer_queue import WriterQueue
 from nexus_jobs.errors import ConfigError, Conflict, StoreUnavailable
 
 BUSY_TIMEOUT = 60.0
@@ -73,14 +73,12 @@ class Database:
 
     def __init__(self, url: str, pool_size: int) -> None:
         parsed = _parse(url)
-        self._turn: AbstractContextManager[Any]
         if parsed.get_backend_name() == "sqlite":
             self._reader, self._writer = _sqlite(parsed, pool_size)
-            # SQLite lets one writer in: threads queue here instead of polling its lock
-            self._turn = threading.Lock()
+            self._queue: WriterQueue | None = WriterQueue(f"{parsed.database}-writer")
         else:
             self._reader, self._writer = _postgresql(parsed, pool_size)
-            self._turn = nullcontext()
+            self._queue = None
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -91,11 +89,14 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction: committed at the end of the block, rolled back on an error."""
-        with _translated(), self._turn, self._writer.begin() as connection:
+        turn = self._queue.turn() if self._queue else nullcontext()
+        with _translated(), turn, self._writer.begin() as connection:
             yield connection
 
     def close(self) -> None:
         self._reader.dispose()
+        if self._queue:
+            self._queue.close()
 
 
 def now(connection: Connection) -> float:
@@ -112,6 +113,8 @@ def _translated() -> Iterator[None]:
         raise Conflict(f"the database refuses it: {_first_line(error.orig)}") from error
     except (OperationalError, InterfaceError) as error:
         raise StoreUnavailable(_first_line(error.orig)) from error
+    except OSError as error:
+        raise StoreUnavailable(f"the database's folder cannot be used: {error}") from error
     except PoolTimeout as error:
         raise StoreUnavailable("every database connection is in use") from error
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
-from stores import Store
 
 from nexus_jobs.adapters import schema
 from nexus_jobs.adapters.memory_store import MemoryStore
 from nexus_jobs.adapters.sql_store import SqlStore
 from nexus_jobs.adapters.tables import metadata
+from tests.contract.stores import Store
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import time
 from dataclasses import replace
 
 import pytest
-from stores import ERROR, RESULT, Store, claim, eventually, finish, new_id, new_job, running
 
 from nexus_jobs.errors import Conflict
 from nexus_jobs.job import (
@@ -22,6 +21,17 @@ from nexus_jobs.job import (
     State,
 )
 from nexus_jobs.ports import JobFilter
+from tests.contract.stores import (
+    ERROR,
+    RESULT,
+    Store,
+    claim,
+    eventually,
+    finish,
+    new_id,
+    new_job,
+    running,
+)
 
 
 def test_a_job_comes_back_as_it_was_added(store: Store) -> None:

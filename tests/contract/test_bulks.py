@@ -6,7 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
-from stores import (
+
+from nexus_jobs.errors import Conflict
+from nexus_jobs.job import Bulk, BulkState, Cached, Ended, Event, Job, NewJob, State
+from nexus_jobs.ports import JobFilter
+from tests.contract.stores import (
     RESULT,
     Store,
     claim,
@@ -16,10 +20,6 @@ from stores import (
     new_id,
     new_job,
 )
-
-from nexus_jobs.errors import Conflict
-from nexus_jobs.job import Bulk, BulkState, Cached, Ended, Event, Job, NewJob, State
-from nexus_jobs.ports import JobFilter
 
 
 def rows_of(bulk: Bulk, count: int, start: int = 0) -> list[NewJob]:

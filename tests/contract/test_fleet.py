@@ -6,10 +6,10 @@ import time
 from dataclasses import replace
 
 import pytest
-from stores import Store, eventually
 
 from nexus_jobs.config import ModelConfig, SimulatedTimes
 from nexus_jobs.fleet import ModelState, ServedModel, WorkerReport
+from tests.contract.stores import Store, eventually
 
 WORKER = WorkerReport(
     id="w1",

@@ -9,7 +9,10 @@ from dataclasses import replace
 from threading import Barrier
 
 import pytest
-from stores import (
+
+from nexus_jobs.adapters.transitions import LAPSED
+from nexus_jobs.job import TERMINAL, Event, Job, Lease, State
+from tests.contract.stores import (
     ERROR,
     RESULT,
     Store,
@@ -21,9 +24,6 @@ from stores import (
     outcome,
     running,
 )
-
-from nexus_jobs.adapters.transitions import LAPSED
-from nexus_jobs.job import TERMINAL, Event, Job, Lease, State
 
 
 def stored(store: Store, job: Job) -> Job:

@@ -1,0 +1,131 @@
+"""What the stores on databases promise when processes compete and databases fail."""
+
+from __future__ import annotations
+
+import multiprocessing
+import traceback
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, insert, text
+
+from nexus_jobs.adapters.database import Database
+from nexus_jobs.adapters.sql_store import SqlStore
+from nexus_jobs.adapters.tables import models
+from nexus_jobs.errors import ConfigError, Conflict, StoreUnavailable
+from nexus_jobs.job import Event, Request, State
+from tests.contract.stores import RESULT, Store, claim, finish, new_id, new_job
+
+PROCESSES = 4
+SECRET = "the prompt nobody may read"
+
+
+def churn(url: str) -> list[str]:
+    """Add, claim and finish jobs; the ids of those that this process ran."""
+    store = SqlStore(url, pool_size=2)
+    ran: list[str] = []
+    for _ in range(25):
+        store.add([new_job() for _ in range(4)])
+        claimed = claim(store, 4)
+        finish(store, claimed, Event.SUCCEED)
+        ran += [job.id for job in claimed]
+    while claimed := claim(store, 4):
+        finish(store, claimed, Event.SUCCEED)
+        ran += [job.id for job in claimed]
+    store.close()
+    return ran
+
+
+def test_processes_that_write_at_once_share_the_work(database_url: str) -> None:
+    with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
+        ran = pool.map(churn, [database_url] * PROCESSES, chunksize=1)
+    times = Counter(job_id for ids in ran for job_id in ids)
+    assert len(times) == PROCESSES * 25 * 4
+    assert set(times.values()) == {1}
+    store = SqlStore(database_url, pool_size=1)
+    stored = store.get_many(list(times))
+    store.close()
+    assert {(job.state, job.attempt, job.result) for job in stored.values()} == {
+        (State.SUCCEEDED, 1, RESULT)
+    }
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:///{tmp}/missing/nexus.db", "postgresql://nobody@/nothing?host={tmp}"]
+)
+def test_a_database_that_does_not_answer_is_unavailable(url: str, tmp_path: Path) -> None:
+    store = SqlStore(url.format(tmp=tmp_path), pool_size=1)
+    with pytest.raises(StoreUnavailable):
+        store.get(new_id())
+    with pytest.raises(StoreUnavailable):
+        store.add([new_job()])
+    store.close()
+
+
+@pytest.mark.parametrize("url", ["mysql://root@localhost/jobs", "sqlite://", "nexus.db", ""])
+def test_a_url_of_something_else_is_a_mistake_in_the_settings(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"database\.url"):
+        SqlStore(url, pool_size=1)
+
+
+def test_a_full_disk_is_unavailable(sqlite_url: str) -> None:
+    database = Database(sqlite_url, pool_size=1)
+    with database.read() as connection:
+        connection.execute(text("PRAGMA max_page_count = 1"))
+    with pytest.raises(StoreUnavailable, match="full"):
+        insert_a_megabyte(database)
+    database.close()
+
+
+def test_a_restarted_postgresql_is_survived(empty_postgres: str) -> None:
+    store = SqlStore(empty_postgres, pool_size=2)
+    (job,) = store.add([new_job()])
+    disconnect_everybody(empty_postgres)
+    assert store.get(job.id) == job
+    disconnect_everybody(empty_postgres)
+    assert len(claim(store)) == 1
+    store.close()
+
+
+def test_a_connection_lost_in_a_transaction_is_unavailable_once(empty_postgres: str) -> None:
+    database = Database(empty_postgres, pool_size=1)
+    with pytest.raises(StoreUnavailable):
+        lose_a_connection(database, empty_postgres)
+    with database.write() as connection:
+        assert connection.scalar(text("SELECT 1")) == 1
+    database.close()
+
+
+def test_an_error_never_shows_a_prompt(sql_store: Store) -> None:
+    job = new_job(request=Request(model="m", prompt=SECRET))
+    sql_store.add([job])
+    with pytest.raises(Conflict) as caught:
+        sql_store.add([job])
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def insert_a_megabyte(database: Database) -> None:
+    with database.write() as connection:
+        row = {"name": "m", "position": 0, "config": "x" * 1_000_000}
+        connection.execute(insert(models), row)
+
+
+def lose_a_connection(database: Database, url: str) -> None:
+    with database.write() as connection:
+        connection.execute(text("SELECT 1"))
+        disconnect_everybody(url)
+        connection.execute(text("SELECT 1"))
+
+
+def disconnect_everybody(url: str) -> None:
+    """What every client notices of a restarted server."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        )
+    engine.dispose()
