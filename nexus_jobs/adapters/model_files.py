@@ -29,6 +29,7 @@ from nexus_jobs.adapters.model_folder import (
     unreported,
 )
 from nexus_jobs.adapters.model_sources import BUILT_IN, Source, find_source
+from nexus_jobs.adapters.packages import check_installed
 from nexus_jobs.adapters.tokenizer_files import copy_tokenizer, stored_precision
 from nexus_jobs.config import MODEL_NAME, ModelConfig, Precision
 from nexus_jobs.errors import ConfigError, Conflict, ModelUnavailable
@@ -146,6 +147,7 @@ def _with_huggingface(folder: ModelFolder, progress: Progress) -> ModelFolder:
             f"model {folder.name} was pulled as {', '.join(folder.formats)}, "
             "from which no other format can be built"
         )
+    check_installed("torch", "transformers", "accelerate", extra="torch")
     progress("dequantise", 0, None)
     model_build.dequantise(folder.gguf, folder.path / HUGGINGFACE)
     return _recorded(folder, HUGGINGFACE)
@@ -156,6 +158,7 @@ def _with_onnx(folder: ModelFolder, precision: Precision, progress: Progress) ->
     if part in folder.formats:
         return folder
     folder = _with_huggingface(folder, progress)
+    check_installed("torch", "onnxruntime_genai", "onnx_ir", extra="torch")
     progress(f"build {part}", 0, None)
     model_build.build_onnx(folder.format(HUGGINGFACE), folder.path / part, precision)
     return _recorded(folder, part)

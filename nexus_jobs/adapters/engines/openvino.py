@@ -1,0 +1,160 @@
+"""Runs a GGUF file, as it is, with OpenVINO's own continuous batching; the default on CPU.
+
+The library schedules rows and prefills prompts in chunks itself. It reads the file and writes
+nothing: no cache of the compiled model lies beside it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nexus_jobs.adapters.packages import require
+from nexus_jobs.adapters.tokenizer import FileTokenizer
+from nexus_jobs.errors import EngineError, ModelUnavailable
+from nexus_jobs.job import FinishReason
+from nexus_jobs.ports import Progress, Tokenizer, TokenSequence
+
+
+class OpenVinoEngine:
+    """Not reproducible: it rounds differently at other batch sizes, and rows share one generator
+    of random numbers.
+    """
+
+    reproducible = False
+    bounds_prefill = True
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        tokenizer: FileTokenizer,
+        slots: int,
+        max_sequence_length: int,
+        max_batch_tokens: int,
+        threads: int,
+        name: str = "openvino",
+    ) -> None:
+        """Load `model`, a GGUF file; `threads` 0 leaves their number to the library.
+
+        Raises:
+            ModelUnavailable: the package is missing, or does not support the model.
+        """
+        self.name = name
+        self.slots = slots
+        self.max_sequence_length = max_sequence_length
+        self.tokenizer: Tokenizer = tokenizer
+        self._ends = tokenizer.eos_token_ids
+        self._model = model
+        self._max_batch_tokens = max(max_batch_tokens, slots)
+        self._properties = {"INFERENCE_NUM_THREADS": threads} if threads else {}
+        self._genai = require("openvino_genai", extra="cpu")
+        self._tensor = require("openvino", extra="cpu").Tensor
+        self._numbers = count()
+        self._handles: dict[str, Any] = {}
+        self._pipeline = self._load()
+
+    def _load(self) -> Any:
+        scheduler = self._genai.SchedulerConfig()
+        scheduler.max_num_seqs = self.slots
+        scheduler.max_num_batched_tokens = self._max_batch_tokens
+        scheduler.dynamic_split_fuse = True
+        # Costs nothing where prompts differ. The cache grows with the rows and is bounded by them.
+        scheduler.enable_prefix_caching = True
+        try:
+            return self._genai.ContinuousBatchingPipeline(
+                str(self._model), scheduler, "CPU", self._properties
+            )
+        except RuntimeError as error:
+            raise ModelUnavailable(
+                f"openvino cannot open {self._model}: {_reason(error)}"
+            ) from error
+
+    def admit(self, sequences: Sequence[TokenSequence]) -> None:
+        joined: dict[str, Any] = {}
+        try:
+            for sequence in sequences:
+                prompt = self._tensor(np.array([sequence.prompt], dtype=np.int64))
+                config = self._generation(sequence)
+                joined[sequence.id] = self._pipeline.add_request(
+                    next(self._numbers), prompt, config
+                )
+        except Exception as error:
+            for handle in joined.values():
+                handle.cancel()
+            raise EngineError(f"openvino refused a request: {_reason(error)}") from error
+        self._handles.update(joined)
+
+    def step(self) -> list[Progress]:
+        try:
+            self._pipeline.step()
+            progress = [self._read(row, handle) for row, handle in self._handles.items()]
+        except Exception as error:
+            self._start_anew()
+            raise EngineError(f"openvino failed in a step: {_reason(error)}") from error
+        for row in progress:
+            if row.finish_reason is not None:
+                del self._handles[row.sequence_id]
+        return [row for row in progress if row.token_ids or row.finish_reason is not None]
+
+    def evict(self, sequence_id: str) -> None:
+        handle = self._handles.pop(sequence_id, None)
+        if handle is not None:
+            handle.cancel()
+
+    def close(self) -> None:
+        self._handles.clear()
+        self._pipeline = None
+
+    def _start_anew(self) -> None:
+        """What a failed step leaves in the pipeline is unknown; only a new one is surely empty."""
+        self.close()
+        self._pipeline = self._load()
+
+    def _read(self, sequence_id: str, handle: Any) -> Progress:
+        token_ids: list[int] = []
+        ended = None
+        while handle.can_read():
+            (output,) = handle.read().values()
+            token_ids += output.generated_ids
+            ended = output.finish_reason
+        if ended == self._genai.GenerationFinishReason.STOP:
+            return Progress(sequence_id, token_ids[:-1], FinishReason.STOP)
+        if ended == self._genai.GenerationFinishReason.LENGTH:
+            return Progress(sequence_id, token_ids, FinishReason.LENGTH)
+        if handle.get_status() == self._genai.GenerationStatus.IGNORED:
+            raise MemoryError("the key-value cache cannot hold a row")
+        return Progress(sequence_id, token_ids)
+
+    def _generation(self, sequence: TokenSequence) -> Any:
+        """The row's parameters in the library's words."""
+        params = sequence.params
+        limit = min(params.max_tokens, self.max_sequence_length - len(sequence.prompt))
+        config = self._genai.GenerationConfig(
+            max_new_tokens=limit,
+            min_new_tokens=min(params.min_tokens, limit),
+            ignore_eos=params.ignore_eos,
+            repetition_penalty=params.repetition_penalty,
+            stop_token_ids=set(self._ends),
+        )
+        if self._ends:
+            config.eos_token_id = min(self._ends)
+        if params.temperature > 0:
+            config.do_sample = True
+            config.temperature = params.temperature
+            config.top_p = params.top_p
+            # Without a seed of its own each row would start from the same default one.
+            config.rng_seed = secrets.randbits(63) if params.seed is None else params.seed
+            if params.top_k:
+                config.top_k = params.top_k
+        return config
+
+
+def _reason(error: Exception) -> str:
+    """What the library says, without the lines that tell where in its own sources."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
