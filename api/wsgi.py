@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
+from multiprocessing.util import Finalize
 
 from flask import Flask
 
@@ -13,7 +13,13 @@ from nexus_jobs.telemetry import configure_logging
 
 
 def create() -> Flask:
+    """The application on the real services.
+
+    Raises:
+        ConfigError: the settings cannot be used.
+    """
     configure_logging()
     services = build_services(load_settings())
-    atexit.register(services.close)
+    # The server's workers are forked, and a forked child leaves without running `atexit`.
+    Finalize(None, services.close, exitpriority=0)
     return create_app(services)
