@@ -24,6 +24,7 @@ from sqlalchemy.exc import (
     IntegrityError,
     InterfaceError,
     OperationalError,
+    ProgrammingError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
@@ -93,6 +94,16 @@ class Database:
         with _translated(), turn, self._writer.begin() as connection:
             yield connection
 
+    def prepare(self) -> None:
+        """Let readers of a SQLite file go on while it is written; the file keeps the mode.
+
+        Connections that switch the mode at once can make each other fail, so only those who
+        upgrade the schema do so, one after the other.
+        """
+        if self._queue:
+            with _translated(), self._queue.turn(), self._reader.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+
     def close(self) -> None:
         self._reader.dispose()
         if self._queue:
@@ -111,7 +122,8 @@ def _translated() -> Iterator[None]:
         yield
     except IntegrityError as error:
         raise Conflict(f"the database refuses it: {_first_line(error.orig)}") from error
-    except (OperationalError, InterfaceError) as error:
+    except (OperationalError, InterfaceError, ProgrammingError) as error:
+        # a ProgrammingError is a table that is missing: the schema is not there yet
         raise StoreUnavailable(_first_line(error.orig)) from error
     except OSError as error:
         raise StoreUnavailable(f"the database's folder cannot be used: {error}") from error
@@ -170,7 +182,6 @@ def _sqlite(url: URL, pool_size: int) -> tuple[Engine, Engine]:
 
     @event.listens_for(reader, "connect")
     def configure(connection: sqlite3.Connection, _record: object) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
 

@@ -27,6 +27,7 @@ def upgrade(url: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(files("migrations")))
     try:
+        database.prepare()
         with database.write() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
