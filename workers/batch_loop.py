@@ -23,8 +23,9 @@ Leave = Callable[[Row, Event, JobError | None], None]
 class BatchLoop:
     """Owns the engine; everything that touches it happens on the thread that calls `run`.
 
-    Rows come from the feeder and leave through `leave`, which must not block. Other threads may
-    only call `evict` and `drain`.
+    Rows come from the feeder and leave through `leave`, which must not block; a row that is not
+    `wanted` any more when its turn comes does not join. Other threads may only call `evict` and
+    `drain`.
     """
 
     def __init__(
@@ -33,11 +34,13 @@ class BatchLoop:
         model: str,
         engine: Engine,
         feeder: Feeder,
+        wanted: Callable[[str], bool],
         leave: Leave,
         clock: Clock = time.monotonic,
     ) -> None:
         self._engine = engine
         self._feeder = feeder
+        self._wanted = wanted
         self._leave = leave
         self._clock = clock
         self._rows: dict[str, Row] = {}
@@ -73,13 +76,15 @@ class BatchLoop:
         self._feeder.stop()
 
     def _join(self) -> None:
-        joining = self._feeder.take()
-        if not joining:
+        taken = self._feeder.take()
+        if not taken:
             return
         now = self._clock()
-        for row in joining:
+        for row in taken:
             row.join(now)
-        self._rows.update((row.id, row) for row in joining)
+        self._rows.update((row.id, row) for row in taken)
+        self._let_go([row for row in taken if not self._wanted(row.id)], Event.RELEASE)
+        joining = [row for row in taken if row.id in self._rows]
         try:
             self._engine.admit([row.sequence for row in joining])
         except EngineError as error:

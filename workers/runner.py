@@ -85,14 +85,16 @@ class ModelRunner:
                 self._tickets.release()
 
     def leases(self) -> list[Lease]:
-        """The leases of all jobs that are here, from claim to commit."""
+        """The leases of all jobs that are here and wanted, from claim to commit."""
         with self._lock:
             return list(self._leases.values())
 
     def evict(self, job_ids: Iterable[str]) -> None:
-        """Drop rows that were cancelled or whose lease is lost."""
-        if self._loop is not None:
-            self._loop.evict(job_ids)
+        """Drop those of the jobs that are here: cancelled, or their lease is lost."""
+        with self._lock:
+            here = [job_id for job_id in job_ids if self._leases.pop(job_id, None)]
+        if here and self._loop is not None:
+            self._loop.evict(here)
 
     def report(self) -> ServedModel:
         """What the fleet may know about this model here."""
@@ -157,7 +159,13 @@ class ModelRunner:
             poll_seconds=self._poll_seconds,
             clock=time.monotonic,
         )
-        loop = BatchLoop(model=self.model.name, engine=engine, feeder=feeder, leave=self._leave)
+        loop = BatchLoop(
+            model=self.model.name,
+            engine=engine,
+            feeder=feeder,
+            wanted=self._leases.__contains__,
+            leave=self._leave,
+        )
         with self._lock:
             self._feeder, self._loop = feeder, loop
             self._state = ServedModel(ModelState.READY, engine.name, slots=policy.slots)

@@ -1,0 +1,213 @@
+"""What a worker promises, with a simulated engine and everything else in memory."""
+
+import threading
+import time
+
+import pytest
+
+from nexus_jobs.adapters.engines.simulated import SimulatedEngine
+from nexus_jobs.bootstrap import connect_memory
+from nexus_jobs.config import ModelConfig, Settings, SimulatedTimes
+from nexus_jobs.errors import EngineError, ModelUnavailable
+from nexus_jobs.execution import Settlement
+from nexus_jobs.fleet import ModelState
+from nexus_jobs.job import FinishReason, NewJob, Request, SamplingParams, State
+from nexus_jobs.ports import Channel
+from tests.e2e.stack import until
+from workers.device import Device
+
+MODEL = ModelConfig(name="simulated", type="simulated", max_batch_size=4)
+
+
+class Worker:
+    """A device on memory adapters, and short ways to use it."""
+
+    def __init__(self, build=None, model=MODEL, **worker):
+        settings = Settings(worker={"poll_seconds": 0.05, "grace_seconds": 5, **worker})
+        self.platform = connect_memory([model], settings)
+        self.store = self.platform.store
+        self.device = Device(
+            [model], name="w", settings=settings, store=self.store, fleet=self.store,
+            settlement=Settlement(
+                store=self.store, cache=self.platform.cache, signals=self.platform.signals
+            ),
+            signals=self.platform.signals, build_engine=build or engine, waiting_tickets=2,
+        )  # fmt: skip
+
+    def add(self, *prompts: str, slack: float = 0.0, **params) -> list[str]:
+        self._ids = [f"{time.monotonic_ns():020}-{i}" for i in range(len(prompts))]
+        new = [
+            NewJob(
+                id=job_id, slack=slack,
+                request=Request(
+                    model="simulated", prompt=prompt, params=SamplingParams(**params)
+                ),
+            )
+            for job_id, prompt in zip(self._ids, prompts, strict=True)
+        ]  # fmt: skip
+        self.store.add(new)
+        return self._ids
+
+    def ended(self, ids):
+        return until(lambda: self._all_ended(ids), timeout=20)
+
+    def _all_ended(self, ids):
+        jobs = self.store.get_many(ids)
+        return [jobs[i] for i in ids] if all(jobs[i].ended for i in ids) else None
+
+    def state(self, job_id):
+        return self.store.get(job_id).state
+
+
+def engine(model, **times):
+    return SimulatedEngine(SimulatedTimes(**times), model.max_batch_size, 256)
+
+
+def slow_engine(model):
+    return engine(model, step_ms=5)
+
+
+@pytest.fixture
+def start():
+    workers = []
+
+    def started(*arguments, **keywords):
+        worker = Worker(*arguments, **keywords)
+        worker.device.start()
+        workers.append(worker)
+        return worker
+
+    yield started
+    for worker in workers:
+        worker.device.drain()
+        worker.device.join()
+
+
+def test_jobs_are_run_and_answered_each_with_its_own_words(start):
+    worker = start()
+    ids = worker.add(*(f"job number {i}" for i in range(50)))
+    worker.device.credit("simulated", 50)
+    jobs = worker.ended(ids)
+    assert {job.state for job in jobs} == {State.SUCCEEDED}
+    assert all(job.result.text.startswith(f"job number {i}") for i, job in enumerate(jobs))
+
+
+def test_a_job_without_a_ticket_is_found_by_looking(start):
+    worker = start()
+    (job,) = worker.ended(worker.add("no ticket"))
+    assert job.state is State.SUCCEEDED
+
+
+def test_a_ticket_is_let_go_when_its_jobs_are_claimed(start):
+    worker = start(slow_engine)
+    worker.add(*["x"] * 12, max_tokens=20, ignore_eos=True)
+    returned = threading.Event()
+
+    def ticket():
+        worker.device.credit("simulated", 12)
+        returned.set()
+
+    threading.Thread(target=ticket).start()
+    until(lambda: worker.store.counts().get(("simulated", State.RUNNING)) == 4)
+    assert not returned.is_set()
+    assert returned.wait(20)
+
+
+def test_a_ticket_for_nothing_is_let_go_at_once(start):
+    start().device.credit("simulated", 1000)
+
+
+def test_rows_join_while_others_run_and_short_ones_leave_first(start):
+    worker = start(slow_engine)
+    (long,) = worker.add("long", max_tokens=200, ignore_eos=True)
+    until(lambda: worker.state(long) is State.RUNNING)
+    (short,) = worker.add("short", max_tokens=2)
+    worker.device.credit("simulated", 1)
+    worker.ended([short])
+    assert worker.state(long) is State.RUNNING
+
+
+def test_text_ends_before_a_stop_string(start):
+    worker = start()
+    (job,) = worker.ended(worker.add("one two three four", max_tokens=50, stop=("three",)))
+    assert (job.result.text.rstrip(), job.result.finish_reason) == ("one two", FinishReason.STOP)
+
+
+def test_a_prompt_that_does_not_fit_fails_without_a_retry(start):
+    worker = start(model=MODEL.model_copy(update={"max_sequence_length": 129}))
+    (job,) = worker.ended(worker.add("word " * 400))
+    assert (job.state, job.error.code, job.attempt) == (State.FAILED, "prompt_too_long", 1)
+
+
+def test_a_cancelled_row_leaves_the_batch_and_frees_its_slot(start):
+    worker = start(slow_engine)
+    ids = worker.add(*["x"] * 4, max_tokens=200, ignore_eos=True)
+    until(lambda: all(worker.state(i) is State.RUNNING for i in ids))
+    worker.store.cancel(ids[0])
+    worker.platform.signals.send(Channel.CANCELLED, [ids[0]])
+    (fifth,) = worker.add("fifth", max_tokens=1)
+    worker.ended([fifth])
+    assert worker.state(ids[1]) is State.RUNNING
+    assert worker.state(ids[0]) is State.CANCELLED
+
+
+class BreaksOnce:
+    """An engine whose first step fails as real ones do."""
+
+    def __init__(self, inner):
+        self.inner, self.broken = inner, False
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def step(self):
+        if not self.broken:
+            self.broken = True
+            for row in list(self.inner._rows):
+                self.inner.evict(row)
+            raise EngineError("out of memory")
+        return self.inner.step()
+
+
+def test_a_failed_step_costs_an_attempt_and_no_job(start):
+    worker = start(lambda model: BreaksOnce(engine(model)))
+    (job,) = worker.ended(worker.add("again"))
+    assert (job.state, job.attempt) == (State.SUCCEEDED, 2)
+
+
+def test_a_model_that_cannot_be_loaded_is_reported_with_the_reason(start):
+    def missing(model):
+        raise ModelUnavailable("run nexus models pull")
+
+    worker = start(missing)
+
+    def failed():
+        reports = worker.store.workers(max_age=60)
+        return reports and reports[0].models["simulated"].state is ModelState.FAILED
+
+    until(lambda: worker.device._fleet.report(worker.device._report()) or failed())
+    assert "nexus models pull" in worker.store.workers(max_age=60)[0].models["simulated"].reason
+
+
+def test_a_stopping_worker_finishes_what_runs_and_takes_nothing_new():
+    worker = Worker(slow_engine)
+    worker.device.start()
+    running = worker.add(*["x"] * 4, max_tokens=40, ignore_eos=True)
+    until(lambda: all(worker.state(i) is State.RUNNING for i in running))
+    waiting = worker.add("later")
+    worker.device.drain()
+    worker.device.join()
+    assert {worker.state(i) for i in running} == {State.SUCCEEDED}
+    assert worker.state(waiting[0]) is State.QUEUED
+    assert worker.store.workers(max_age=60) == []
+
+
+def test_what_outlasts_the_grace_period_is_handed_back_unharmed():
+    worker = Worker(slow_engine, grace_seconds=0.05)
+    worker.device.start()
+    (job,) = worker.add("x", max_tokens=250, ignore_eos=True)
+    until(lambda: worker.state(job) is State.RUNNING)
+    worker.device.drain()
+    worker.device.join()
+    handed_back = worker.store.get(job)
+    assert (handed_back.state, handed_back.attempt) == (State.QUEUED, 0)
