@@ -28,6 +28,7 @@ def api(host: Host = None, port: Port = None) -> None:
     """Serve the HTTP interface."""
     from granian import Granian
     from granian.constants import Interfaces
+    from granian.log import LogLevels
 
     given = {"host": host, "port": port}
     settings = load_settings(server={k: v for k, v in given.items() if v is not None}).server
@@ -40,6 +41,7 @@ def api(host: Host = None, port: Port = None) -> None:
         blocking_threads=settings.threads,
         backpressure=_CONNECTIONS,
         websockets=False,
+        log_level=LogLevels.error,  # our own log says what matters of the rest
         workers_kill_timeout=STOP_SECONDS,
     ).serve(target_loader=load_application)
 
