@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import orjson
@@ -43,13 +44,17 @@ def _view(route: Route, services: Services) -> RouteCallable:
     return view
 
 
+@cache
+def _openapi_json() -> bytes:
+    return orjson.dumps(openapi.document(ROUTES, VERSION))
+
+
+def _openapi_document() -> Response:
+    return Response(_openapi_json(), mimetype="application/json")
+
+
 def _add_documentation(app: Flask) -> None:
     path = f"{API}/openapi.json"
-    document = orjson.dumps(openapi.document(ROUTES, VERSION))
-
-    @app.get(path)
-    def openapi_document() -> Response:
-        return Response(document, mimetype="application/json")
-
+    app.add_url_rule(path, "openapi_document", _openapi_document)
     page = {"app_name": "Nexus Jobs", "validatorUrl": None}  # the default asks a foreign server
     app.register_blueprint(get_swaggerui_blueprint(f"{API}/docs", path, config=page))

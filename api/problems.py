@@ -28,7 +28,10 @@ STATUS: Mapping[type[NexusError], HTTPStatus] = {
 HTTP_CODES: Mapping[int, tuple[str, str | None]] = {
     404: ("unknown_path", "nothing is at {path}; ids are UUIDs; the paths are at /api/v1/docs"),
     405: ("method_not_allowed", "{method} is not possible here; the header Allow says what is"),
-    413: ("body_too_large", "more than {limit} bytes, or a form field of more than 500 kB"),
+    413: (
+        "body_too_large",
+        "the body has more than {limit} bytes, or a form field more than 500 kB",
+    ),
 }
 """Status -> the problem's code, and a better text than the framework's."""
 

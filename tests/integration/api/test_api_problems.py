@@ -223,9 +223,11 @@ json_values = st.recursive(
     max_leaves=12,
 )
 field_names = st.sampled_from([*Submission.model_fields, "prompts"])
+fields = st.dictionaries(field_names, json_values, max_size=3) | st.fixed_dictionaries(
+    {"metadata": st.dictionaries(st.text(), json_values, max_size=4)}
+)
 bodies = json_values | st.builds(
-    lambda extra: {"model": "simulated", "prompt": "hello", **extra},
-    st.dictionaries(field_names, json_values, max_size=4),
+    lambda extra: {"model": "simulated", "prompt": "p", **extra}, fields
 )
 
 
