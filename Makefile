@@ -46,7 +46,7 @@ check: install ## Lint, types, layers, and migrations against tables
 	.venv/bin/python .ci/drift.py
 
 bench: install ## Measure batching against one-by-one on the real model
-	.venv/bin/python loadtests/bench.py $(ARGS)
+	.venv/bin/python -m loadtests.bench $(ARGS)
 
 migrate: $(LIGHT)/.installed ## Bring the database up to date
 	$(LIGHT)/bin/nexus migrate
