@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import BinaryIO, cast
 from urllib.parse import quote
 from uuid import UUID
 
@@ -30,7 +29,7 @@ def submit(services: Services) -> Response:
     file = _file()
     form = parse_text(BulkForm, fields)
     bulk = services.bulks.submit_file(
-        cast(BinaryIO, file.stream),
+        file.stream,
         filename="".join(filter(str.isprintable, file.filename or "")),
         model=form.model,
         prompt_column=form.prompt_column,

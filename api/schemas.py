@@ -8,18 +8,16 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
+from nexus_jobs.bulk_service import Standing
 from nexus_jobs.job import Cached, FinishReason, State
 from nexus_jobs.submission import Generation
 
 LONGEST_WAIT = 60
 """Seconds that a request may hold on for its job."""
 
-STANDINGS = ("importing", "queued", "running", "completed", "cancelled", "abandoned")
-
 described = with_config(ConfigDict(use_attribute_docstrings=True))
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-BulkStanding = Annotated[str, Field(json_schema_extra={"enum": list(STANDINGS)})]
 Id = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
 
 
@@ -135,7 +133,7 @@ class BatchDocument(TypedDict):
 class BulkDocument(TypedDict):
     id: Id
     object: Literal["bulk"]
-    state: BulkStanding
+    state: Standing
     model: str
     filename: str
     total: int

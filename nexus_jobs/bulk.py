@@ -8,14 +8,14 @@ import io
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import IO
 
 import orjson
 
 from nexus_jobs.errors import InvalidRequest
 from nexus_jobs.job import Job
 
-csv.field_size_limit(64 * 1024 * 1024)  # the default of 128 KiB is less than a long prompt
+csv.field_size_limit(16 * 1024 * 1024)  # the default of 128 KiB is less than a long prompt
 
 OUTPUT_COLUMNS = (
     "output",
@@ -37,7 +37,7 @@ class Layout:
     total: int
 
 
-def inspect(stream: BinaryIO) -> Layout:
+def inspect(stream: IO[bytes]) -> Layout:
     """Read a whole CSV once, keeping none of it, so that nothing is accepted from a broken one.
 
     Raises:
@@ -60,7 +60,7 @@ def inspect(stream: BinaryIO) -> Layout:
     return Layout(encoding, delimiter, columns, total)
 
 
-def rows(stream: BinaryIO, layout: Layout) -> Generator[list[str], None, None]:
+def rows(stream: IO[bytes], layout: Layout) -> Generator[list[str], None, None]:
     """The cells of each row in turn; blank lines are no rows. Close it before the stream."""
     records = _records(stream, layout.encoding, layout.delimiter)
     next(records, None)
@@ -106,7 +106,7 @@ def write_jsonl(columns: Sequence[str], jobs: Iterable[Job]) -> Iterator[bytes]:
         yield orjson.dumps(dict(zip(names, values, strict=True)), option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _encoding(stream: BinaryIO) -> str:
+def _encoding(stream: IO[bytes]) -> str:
     stream.seek(0)
     head = stream.read(4096)
     if head.startswith(codecs.BOM_UTF8):
@@ -119,14 +119,14 @@ def _encoding(stream: BinaryIO) -> str:
     return "utf-8"
 
 
-def _delimiter(stream: BinaryIO, encoding: str) -> str:
+def _delimiter(stream: IO[bytes], encoding: str) -> str:
     stream.seek(0)
-    reader = codecs.getreader(encoding)(stream, errors="replace")
+    reader = codecs.getreader(encoding)(stream, "replace")
     header = reader.readline()
     return max(",;\t", key=header.count)  # a tie, as in a file of one column, goes to the comma
 
 
-def _records(stream: BinaryIO, encoding: str, delimiter: str) -> Generator[list[str], None, None]:
+def _records(stream: IO[bytes], encoding: str, delimiter: str) -> Generator[list[str], None, None]:
     stream.seek(0)
     text = io.TextIOWrapper(stream, encoding=encoding, newline="")
     reader = csv.reader(text, delimiter=delimiter, strict=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import BinaryIO
+from typing import IO, Final, Literal
 
 from nexus_jobs import bulk as files
 from nexus_jobs.errors import InvalidRequest, NotFound
@@ -30,16 +30,25 @@ CHUNK = 500
 """Rows committed together while a file is read."""
 BULK_PRIORITY = 8
 
+Standing = Literal["importing", "queued", "running", "completed", "cancelled", "abandoned"]
+"""The state of a bulk and of its rows, in one word."""
+
+_NOT_ACCEPTED: Final[Mapping[BulkState, Standing]] = {
+    BulkState.IMPORTING: "importing",
+    BulkState.CANCELLED: "cancelled",
+    BulkState.ABANDONED: "abandoned",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkStatus:
-    """How a bulk stands. `state` is importing, queued, running, completed, cancelled or abandoned.
+    """How a bulk stands.
 
     Rates are over the last ten seconds; `eta_seconds` is None while nothing has ended lately.
     """
 
     bulk: Bulk
-    state: str
+    state: Standing
     counts: Mapping[State, int]
     rows_per_second: float
     tokens_per_second: float
@@ -91,7 +100,7 @@ class BulkService:
 
     def submit_file(
         self,
-        stream: BinaryIO,
+        stream: IO[bytes],
         *,
         filename: str,
         model: str,
@@ -231,9 +240,9 @@ def _seconds(progress: BulkProgress) -> float:
     return max(0.1, min(progress.window, progress.now - progress.first_start))
 
 
-def _state(bulk: Bulk, progress: BulkProgress, open_rows: int) -> str:
-    if bulk.state != BulkState.ACCEPTED:
-        return bulk.state
+def _state(bulk: Bulk, progress: BulkProgress, open_rows: int) -> Standing:
+    if bulk.state in _NOT_ACCEPTED:
+        return _NOT_ACCEPTED[bulk.state]
     if not open_rows:
         return "completed"
     return "queued" if progress.first_start is None else "running"
