@@ -21,7 +21,7 @@ PROMPTS = Path(__file__).with_name("prompts.csv")
 FOLDER = Path(".nexus/demo")
 ANSWERS = FOLDER / "answers.csv"
 LOG = FOLDER / "up.log"
-START_SECONDS = 180.0
+START_SECONDS = 120.0
 STOP_SECONDS = 60.0
 SHOWN = 3
 

@@ -92,6 +92,8 @@ def flower(
 
 def _celery(*arguments: str) -> NoReturn:
     """Become the Celery program, so that signals reach it and nothing else."""
-    program = [sys.executable, "-m", "celery", "--quiet", "--app=workers.app"]
+    # Celery advises against root because a pickled message could run code; we accept JSON only.
+    advice = "ignore:You're running the worker with superuser"
+    program = [sys.executable, "-W", advice, "-m", "celery", "--quiet", "--app=workers.app"]
     sys.stdout.flush()
     os.execv(program[0], [*program, *arguments])  # noqa: S606
