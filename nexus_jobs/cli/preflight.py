@@ -42,8 +42,10 @@ def locked(data_dir: Path) -> Iterator[bool]:
 
 
 def check_host(host: str) -> None:
-    """Raises:
-    ConfigError: other machines could reach this address, and nothing keeps them out.
+    """Refuse an address that other machines can reach, since nothing would keep them out.
+
+    Raises:
+        ConfigError: it is no loopback address.
     """
     if not _is_loopback(host):
         raise ConfigError(
@@ -53,15 +55,18 @@ def check_host(host: str) -> None:
 
 
 def check_ports(ports: Mapping[str, tuple[str, int]], *, patient: bool) -> None:
-    """Raises ConfigError for a port that is taken; the keys say what each is for.
+    """Refuse ports that are taken; `ports` has them by the option or variable that moves each.
 
     `patient` gives processes that a killed run has left behind some time to end.
+
+    Raises:
+        ConfigError: a port is in use.
     """
     deadline = time.monotonic() + (_LEFTOVERS_SECONDS if patient else 0)
-    for use, (host, port) in ports.items():
+    for option, (host, port) in ports.items():
         while not _is_free(host, port):
             if time.monotonic() >= deadline:
-                raise ConfigError(f"port {port} is in use; choose another with {use}")
+                raise ConfigError(f"port {port} is in use; choose another with {option}")
             time.sleep(0.1)
 
 
