@@ -1,0 +1,168 @@
+"""Runs a model that onnxruntime-genai's builder exported, on plain ONNX Runtime sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from nexus_jobs.adapters.engines.sampling import Floats, Ints
+from nexus_jobs.adapters.engines.stepping import SteppingEngine
+from nexus_jobs.adapters.packages import require
+from nexus_jobs.errors import ModelUnavailable
+from nexus_jobs.ports import Tokenizer
+
+_FIRST_CAPACITY: Final = 256
+"""Tokens a slot has room for at first; doubled whenever a row outgrows it."""
+
+
+class OnnxEngine(SteppingEngine):
+    """Continuous batching over a folder of the builder's form: genai_config.json, model.onnx."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tokenizer: Tokenizer,
+        slots: int,
+        max_sequence_length: int,
+        threads: int,
+        device: str = "cpu",
+    ) -> None:
+        """Load the model; `threads` 0 is ONNX Runtime's own default.
+
+        Raises:
+            ModelUnavailable: the folder is not of this form, or the device is not the CPU.
+        """
+        if device != "cpu":
+            raise ModelUnavailable(f"the onnx engine runs on cpu, not on {device}")
+        try:
+            config = orjson.loads((folder / "genai_config.json").read_bytes())["model"]
+            length = min(max_sequence_length, config["context_length"])
+            eos = config["eos_token_id"]
+            backend = OnnxBackend(folder, config["decoder"], slots, length, threads)
+        except Exception as error:  # onnxruntime raises no narrower class
+            raise ModelUnavailable(f"{folder} cannot be loaded: {error}") from error
+        super().__init__(
+            backend,
+            name=f"onnx {folder.name.removeprefix('onnx').lstrip('-')}".strip(),
+            tokenizer=tokenizer,
+            slots=slots,
+            max_sequence_length=length,
+            eos=eos if isinstance(eos, list) else [eos],
+        )
+
+
+class OnnxBackend:
+    """A session whose past and present are the same buffers, so that no step copies the cache.
+
+    Each of the two buffers a layer is [slots, kv_heads, capacity, head_size], padded on the right;
+    the attention mask tells GroupQueryAttention the length of each row.
+    """
+
+    def __init__(
+        self, folder: Path, decoder: Mapping[str, Any], slots: int, longest: int, threads: int
+    ) -> None:
+        self._longest = longest
+        self._session = _session(folder / decoder["filename"], threads)
+        self._names = _cache_names(decoder)
+        self._logits = decoder["outputs"]["logits"]
+        self._ids = decoder["inputs"]["input_ids"]
+        self._mask = decoder["inputs"]["attention_mask"]
+        self._dtype = _dtype(self._session, self._names[0][0])
+        heads, size = decoder["num_key_value_heads"], decoder["head_size"]
+        shape = (_even(slots), heads, min(_FIRST_CAPACITY, longest), size)
+        self._cache = [np.empty(shape, self._dtype) for _ in self._names]
+        self._bindings: dict[int, Any] = {}
+
+    def prefill(self, first: int, tokens: Ints) -> None:
+        self._reserve(tokens.shape[1])
+        binding = self._binding(first, len(tokens))
+        # The mask hides nothing: a real token never looks at the padding that comes after it.
+        self._run(binding, tokens, np.ones_like(tokens))
+
+    def decode(self, tokens: Ints, lengths: Ints) -> Floats:
+        total = int(lengths.max()) + 1
+        self._reserve(total)
+        rows = _even(len(tokens))
+        if rows not in self._bindings:
+            self._bindings[rows] = self._binding(0, rows)
+        ids = np.zeros((rows, 1), np.int64)
+        ids[: len(tokens), 0] = tokens
+        mask = np.ones((rows, total), np.int64)
+        mask[: len(tokens)] = np.arange(total) <= lengths[:, None]
+        return self._run(self._bindings[rows], ids, mask)[: len(tokens)]
+
+    def move(self, source: int, target: int, length: int) -> None:
+        for buffer in self._cache:
+            buffer[target, :, :length] = buffer[source, :, :length]
+
+    def _run(self, binding: Any, tokens: Ints, mask: Ints) -> Floats:
+        binding.bind_cpu_input(self._ids, np.ascontiguousarray(tokens))
+        binding.bind_cpu_input(self._mask, mask)
+        self._session.run_with_iobinding(binding)
+        logits: Floats = binding.get_outputs()[0].numpy()[:, -1]
+        return logits.astype(np.float32, copy=False)
+
+    def _binding(self, first: int, rows: int) -> Any:
+        """Binds the cache of slots `first` to `first + rows`, as both past and present."""
+        binding = self._session.io_binding()
+        binding.bind_output(self._logits)
+        for (past, present), buffer in zip(self._names, self._cache, strict=True):
+            part = buffer[first : first + rows]
+            place = ("cpu", 0, self._dtype, part.shape, part.ctypes.data)
+            binding.bind_input(past, *place)
+            binding.bind_output(present, *place)
+        return binding
+
+    def _reserve(self, length: int) -> None:
+        """Give every slot room for `length` tokens."""
+        capacity = self._cache[0].shape[2]
+        if length <= capacity:
+            return
+        grown = min(max(length, 2 * capacity), self._longest)
+        self._cache = [_lengthened(buffer, grown) for buffer in self._cache]
+        self._bindings.clear()
+
+
+def _even(rows: int) -> int:
+    """Quantised kernels take rows in pairs and round a last single one differently; so none is."""
+    return rows + rows % 2
+
+
+def _session(model: Path, threads: int) -> Any:
+    ort = require("onnxruntime", extra="cpu")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # threads spin within a run, which is faster, but not after it, where others need the cores
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _cache_names(decoder: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The names of past and present: key and value of every layer."""
+    return [
+        (
+            decoder["inputs"][f"past_{kind}_names"] % layer,
+            decoder["outputs"][f"present_{kind}_names"] % layer,
+        )
+        for layer in range(decoder["num_hidden_layers"])
+        for kind in ("key", "value")
+    ]
+
+
+def _dtype(session: Any, name: str) -> type[np.floating[Any]]:
+    kinds = {node.name: node.type for node in session.get_inputs()}
+    return np.float16 if kinds[name] == "tensor(float16)" else np.float32
+
+
+def _lengthened(buffer: NDArray[Any], capacity: int) -> NDArray[Any]:
+    slots, heads, length, size = buffer.shape
+    longer = np.empty((slots, heads, capacity, size), buffer.dtype)
+    longer[:, :, :length] = buffer
+    return longer

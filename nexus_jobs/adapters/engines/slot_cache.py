@@ -1,0 +1,114 @@
+"""A transformers cache in which every row has its own length: one slot a row, written in place."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from transformers import Cache
+
+_FIRST_CAPACITY: Final = 256
+"""Tokens a slot has room for at first; doubled whenever a row outgrows it."""
+_STRIDE: Final = 64
+"""Attention looks at a multiple of this many keys, so that the neighbours' lengths do not change
+how the sum over a row's own keys is split.
+"""
+
+
+class SlotCache(Cache):
+    """Keys and values of each layer, [slots, heads, capacity, head size], padded on the right.
+
+    Before each forward pass, say what it will bring: `expect_prompts` or `expect_tokens`.
+    """
+
+    def __init__(self, slots: int, longest: int) -> None:
+        super().__init__(layers=[])
+        self._slots = slots
+        self._longest = _rounded(longest)
+        self._capacity = min(_FIRST_CAPACITY, self._longest)
+        self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._first = 0
+        self._at: torch.Tensor | None = None
+        self._span = 0
+
+    def expect_prompts(self, first: int, length: int) -> None:
+        """The next pass brings prompts of `length`, for the slots from `first` on."""
+        self._first, self._at = first, None
+        self._reserve(length)
+
+    def expect_tokens(self, at: torch.Tensor, longest: int) -> int:
+        """The next pass brings a token a row, at the positions `at` [rows] of the first slots.
+
+        Returns how many keys the pass will see; `longest` is the longest row, with its new token.
+        """
+        self._at, self._span = at, _rounded(longest)
+        self._reserve(longest)
+        return self._span
+
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *_: Any,
+        **__: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store what a layer computed, [rows, heads, tokens, head size]; returns what to look at.
+
+        A prompt looks at itself only.
+        """
+        if layer_idx == len(self._buffers):
+            self._buffers.append((self._empty(key_states), self._empty(value_states)))
+        keys, values = self._store(layer_idx, key_states, value_states)
+        if self._at is None:
+            return key_states, value_states
+        rows = len(self._at)
+        return keys[:rows, :, : self._span], values[:rows, :, : self._span]
+
+    def move(self, source: int, target: int, length: int) -> None:
+        for pair in self._buffers:
+            for buffer in pair:
+                buffer[target, :, :length] = buffer[source, :, :length]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
+        """How much of a row is cached before this pass: for a prompt nothing."""
+        return 0 if self._at is None else self._span - 1
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return self.get_seq_length(layer_idx)
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Number and offset of the keys; decoding brings its own mask and does not ask."""
+        return self.get_seq_length(layer_idx) + query_length, 0
+
+    def _store(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, _, length, _ = keys.shape
+        for buffer, states in zip(self._buffers[layer], (keys, values), strict=True):
+            if self._at is None:
+                buffer[self._first : self._first + rows, :, :length] = states
+            else:
+                buffer[torch.arange(rows, device=states.device), :, self._at] = states[:, :, 0]
+        return self._buffers[layer]
+
+    def _empty(self, states: torch.Tensor) -> torch.Tensor:
+        """Zeros, because a masked key still counts with its value times 0, and 0 * NaN is NaN."""
+        _, heads, _, size = states.shape
+        return states.new_zeros((self._slots, heads, self._capacity, size))
+
+    def _reserve(self, length: int) -> None:
+        """Give every slot room for `length` tokens."""
+        if length <= self._capacity:
+            return
+        self._capacity = min(_rounded(max(length, 2 * self._capacity)), self._longest)
+        self._buffers = [(self._lengthened(k), self._lengthened(v)) for k, v in self._buffers]
+
+    def _lengthened(self, buffer: torch.Tensor) -> torch.Tensor:
+        longer = self._empty(buffer)
+        longer[:, :, : buffer.shape[2]] = buffer
+        return longer
+
+
+def _rounded(length: int) -> int:
+    return -(-length // _STRIDE) * _STRIDE

@@ -1,0 +1,167 @@
+"""Runs decoder-only Hugging Face models on torch, on a CPU or a CUDA device."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from nexus_jobs.adapters.engines.sampling import Floats, Ints
+from nexus_jobs.adapters.engines.slot_cache import SlotCache
+from nexus_jobs.adapters.engines.stepping import SteppingEngine
+from nexus_jobs.adapters.packages import require
+from nexus_jobs.errors import ModelUnavailable
+from nexus_jobs.ports import Tokenizer
+
+
+class TorchEngine(SteppingEngine):
+    """Continuous batching over a Hugging Face folder of safetensors; runs no code from it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tokenizer: Tokenizer,
+        slots: int,
+        max_sequence_length: int,
+        threads: int,
+        device: str = "cpu",
+    ) -> None:
+        """Load the model; float32 on a CPU, bfloat16 on CUDA. `threads` 0 is torch's own default.
+
+        Raises:
+            ModelUnavailable: the folder cannot be loaded, or the architecture cannot be batched.
+        """
+        # Makes MKL round a row alike in every batch. MKL reads it when it first multiplies.
+        os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+        if threads:
+            torch.set_num_threads(threads)
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        try:
+            model = _load(folder, dtype, device)
+        except Exception as error:  # transformers raises no narrower class
+            raise ModelUnavailable(f"{folder} cannot be loaded: {error}") from error
+        config = model.config.get_text_config()
+        length = min(max_sequence_length, config.max_position_embeddings)
+        backend = TorchBackend(model, slots, length)
+        backend.require_ragged_rows()
+        super().__init__(
+            backend,
+            name=f"torch {'fp32' if dtype is torch.float32 else 'bf16'}",
+            tokenizer=tokenizer,
+            slots=slots,
+            max_sequence_length=length,
+            eos=_eos(model),
+        )
+
+
+class TorchBackend:
+    """A model with a cache of slots. Decoding gives each row a position and a mask of its own."""
+
+    def __init__(self, model: PreTrainedModel, slots: int, longest: int) -> None:
+        self._model = model
+        self._masks = _Masks(model)
+        self._cache = SlotCache(slots, longest)
+
+    @torch.inference_mode()
+    def prefill(self, first: int, tokens: Ints) -> None:
+        self._cache.expect_prompts(first, tokens.shape[1])
+        positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+        # No mask but the causal one: a real token never looks at the padding that comes after it.
+        self._model.base_model(
+            input_ids=self._tensor(tokens),
+            position_ids=self._tensor(positions),
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+
+    @torch.inference_mode()
+    def decode(self, tokens: Ints, lengths: Ints) -> Floats:
+        at = self._tensor(lengths)
+        span = self._cache.expect_tokens(at, int(lengths.max()) + 1)
+        output = self._model(
+            input_ids=self._tensor(tokens)[:, None],
+            position_ids=at[:, None],
+            attention_mask=self._masks.of(at, span),
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        logits: Floats = output.logits[:, -1].float().cpu().numpy()
+        return logits
+
+    @torch.inference_mode()
+    def move(self, source: int, target: int, length: int) -> None:
+        self._cache.move(source, target, length)
+
+    @torch.inference_mode()
+    def require_ragged_rows(self) -> None:
+        """Try whether this architecture heeds positions and masks.
+
+        Raises:
+            ModelUnavailable: a row that is decoded beside a longer one gets other logits than a
+                plain pass over it.
+        """
+        try:
+            row = np.arange(6)
+            plain = self._model(input_ids=self._tensor(row[None])).logits[0, -1]
+            self.prefill(0, np.arange(10)[None])
+            self.prefill(1, row[None, :-1])
+            beside = self.decode(np.array([10, row[-1]]), np.array([10, 5]))[1]
+        except Exception as error:  # whatever an architecture raises that is not made for this
+            raise ModelUnavailable(f"{self._model.config.model_type} cannot be batched") from error
+        expected = plain.float().cpu().numpy()
+        if np.abs(beside - expected).max() > 0.05 * np.abs(expected).max():
+            raise ModelUnavailable(f"{self._model.config.model_type} cannot be batched row by row")
+
+    def _tensor(self, values: Ints) -> torch.Tensor:
+        return torch.tensor(values, device=self._model.device)
+
+
+class _Masks:
+    """What each row may look at in a decode step, for the kinds of attention a model has."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        config = model.config.get_text_config()
+        self._dtype = model.dtype
+        self._window = getattr(config, "sliding_window", None)
+        uniform = "full_attention" if self._window is None else "sliding_attention"
+        self._kinds = set(getattr(config, "layer_types", None) or [uniform])
+        if unknown := self._kinds - {"full_attention", "sliding_attention"}:
+            raise ModelUnavailable(f"{config.model_type}: no cache for {', '.join(unknown)}")
+
+    def of(self, at: torch.Tensor, span: int) -> torch.Tensor | dict[str, torch.Tensor]:
+        """Additive masks [rows, 1, 1, span] for tokens at the positions `at` [rows]."""
+        masks = {kind: self._mask(kind, at[:, None, None, None], span) for kind in self._kinds}
+        return masks if len(masks) > 1 else masks.popitem()[1]
+
+    def _mask(self, kind: str, at: torch.Tensor, span: int) -> torch.Tensor:
+        keys = torch.arange(span, device=at.device)
+        hidden = keys > at
+        if kind == "sliding_attention" and self._window is not None:
+            hidden |= keys <= at - self._window
+        blank = torch.zeros(hidden.shape, dtype=self._dtype, device=at.device)
+        return blank.masked_fill_(hidden, torch.finfo(self._dtype).min)
+
+
+def _load(folder: Path, dtype: torch.dtype, device: str) -> Any:
+    require("transformers.utils.logging", extra="torch").disable_progress_bar()
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
+    return model.to(device).eval()
+
+
+def _eos(model: PreTrainedModel) -> list[int]:
+    """The end-of-sequence ids; a model may have one, several or none."""
+    eos: Any = model.generation_config.eos_token_id
+    if eos is None:
+        return []
+    return eos if isinstance(eos, list) else [eos]
