@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
-from typing import IO, Any, Final
+from typing import IO, Final
 
 from nexus_jobs.adapters.model_folder import GGUF, HUGGINGFACE, Progress, sha256
 from nexus_jobs.errors import ModelUnavailable
@@ -77,36 +77,48 @@ class HubSource:
         return {}
 
     def fetch(self, folder: Path, progress: Progress) -> None:
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+
+        disable_progress_bars()
         target = folder / HUGGINGFACE
         target.mkdir()
-        total = sum(file.file_size or 0 for file in self._snapshot(target, dry_run=True))
-        with _reported("download", target, total, progress):
-            self._snapshot(target, dry_run=False)
+        try:
+            siblings = HfApi().model_info(self.repository, files_metadata=True).siblings or ()
+            wanted = [file for file in siblings if _loadable(file.rfilename)]
+            total = sum(file.size or 0 for file in wanted)
+            with _reported("download", target, total, progress):
+                names = [file.rfilename for file in wanted]
+                snapshot_download(self.repository, local_dir=target, allow_patterns=names)
+        except Exception as error:  # among others, those of whichever HTTP client it uses
+            raise ModelUnavailable(self._trouble(error)) from error
         shutil.rmtree(target / ".cache", ignore_errors=True)
         if not list(target.glob("*.safetensors")):
             raise ModelUnavailable(f"{self.repository} has no safetensors, the only form we load")
 
-    def _snapshot(self, target: Path, *, dry_run: bool) -> Any:
-        from huggingface_hub import errors, snapshot_download
-        from huggingface_hub.utils.tqdm import disable_progress_bars
+    def _trouble(self, error: Exception) -> str:
+        from huggingface_hub import errors
 
-        disable_progress_bars()
-        try:
-            return snapshot_download(
-                self.repository,
-                local_dir=target,
-                allow_patterns=["*.safetensors", "*.json", "*.jinja"],
-                ignore_patterns=["*/*", "consolidated*"],
-                dry_run=dry_run,
+        if isinstance(error, errors.RepositoryNotFoundError):
+            return (
+                f"the model hub has no {self.repository}, or you may not read it: "
+                "check the name, or set HF_TOKEN"
             )
-        except errors.LocalEntryNotFoundError as error:
-            raise ModelUnavailable(
-                f"no model hub can be reached for {self.repository}; copy the model's folder to "
-                "this machine and pull that: nexus models pull ./folder"
-            ) from error
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise ModelUnavailable(f"{self.repository}: {reason}") from error
+        if isinstance(error, (errors.HfHubHTTPError, ValueError)):
+            return f"{self.repository}: {str(error).partition(chr(10))[0]}"
+        return (
+            f"no model hub can be reached for {self.repository} ({error}); copy the model's "
+            "folder to this machine and pull that: nexus models pull ./folder"
+        )
+
+
+def _loadable(name: str) -> bool:
+    """Whether we load this file of a hub's model; `consolidated` is the same weights once more."""
+    return (
+        "/" not in name
+        and name.endswith((".safetensors", ".json", ".jinja"))
+        and not name.startswith("consolidated")
+    )
 
 
 def _pip_download(requirement: str, target: Path) -> None:

@@ -93,15 +93,18 @@ def _fetch(origin: Source, path: Path, progress: Progress) -> ModelFolder:
     """Write the model beside `path` and move it there when it is complete."""
     partial = path.with_name(f".{path.name}{_PARTIAL}")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    origin.fetch(partial, progress)
-    precision = _add_tokenizer(partial)
-    parts = [part.name for part in partial.iterdir()]
-    files = record_files(partial, *parts)
-    Manifest(name=path.name, source=origin.text, precision=precision, files=files).write(partial)
-    if path.exists():
-        shutil.rmtree(path)
-    partial.rename(path)
+    partial.mkdir()
+    try:
+        origin.fetch(partial, progress)
+        precision = _add_tokenizer(partial)
+        files = record_files(partial, *(part.name for part in partial.iterdir()))
+        manifest = Manifest(name=path.name, source=origin.text, precision=precision, files=files)
+        manifest.write(partial)
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return ModelFolder.open(path)
 
 
@@ -190,11 +193,11 @@ def resolve(config: ModelConfig, models_dir: Path) -> ModelFolder:
 
 def _local_name(source: str) -> str:
     """The folder of a source in the model root: for a hub's model, its name in lower case."""
-    return HubSource(source).name if _on_hub(source) else source
+    return HubSource(source.removeprefix(HUB_PREFIX)).name if _on_hub(source) else source
 
 
 def _on_hub(source: str) -> bool:
-    return source.startswith(HUB_PREFIX) or source.count("/") == 1
+    return source.startswith(HUB_PREFIX) or re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) is not None
 
 
 def _pull_command(source: str) -> str:
