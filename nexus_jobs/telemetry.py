@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import structlog
@@ -35,14 +36,14 @@ queue_seconds = Histogram(
 
 
 def configure_logging(level: int = logging.INFO) -> None:
-    """Human-readable lines in a terminal, JSON elsewhere; both on standard error."""
+    """Human-readable lines in a terminal (or with FORCE_COLOR), JSON elsewhere; on stderr."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: structlog.typing.Processor
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() or os.environ.get("FORCE_COLOR"):
         # The default traceback shows local variables, and those hold prompts.
         renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     else:

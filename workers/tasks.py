@@ -30,7 +30,8 @@ def register(app: Celery, settings: Settings) -> None:
             life.device.credit(model, count)
 
     app.task(generate, name=TICKET_TASK, ignore_result=True)
-    signals.setup_logging.connect(lambda **_: configure_logging(), weak=False)
+    # that somebody listens here keeps Celery from setting up logging of its own
+    signals.setup_logging.connect(lambda **_: None, weak=False)
     signals.celeryd_init.connect(life.configure, weak=False)
     signals.worker_init.connect(life.start, weak=False)
     signals.worker_shutting_down.connect(life.drain, weak=False)
@@ -46,7 +47,8 @@ class _Life:
         self.device: Device | None = None
 
     def configure(self, conf: Any, options: dict[str, Any], **_: Any) -> None:
-        """Before the worker reads its settings: a thread for each ticket that may wait."""
+        """Before the worker reads its settings: logging, and a thread for each waiting ticket."""
+        configure_logging()
         queues = options.get("queues")
         self._platform = connect(self._settings)
         if not queues:

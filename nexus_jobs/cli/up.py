@@ -103,6 +103,8 @@ def roles(settings: Settings, workers: int) -> list[Child]:
         "NEXUS_SERVER__PORT": str(settings.server.port),
         "PYTHONUNBUFFERED": "1",
     }
+    if sys.stdout.isatty():
+        env["FORCE_COLOR"] = "1"  # their output is a pipe to us, and ours a terminal
 
     def child(name: str, *arguments: str, drain: int, grace: float) -> Child:
         command = [sys.executable, "-m", "nexus_jobs.cli", *arguments]
