@@ -1,0 +1,229 @@
+"""OpenVINO's engine with the real default model: its rows, their ends, and its failures."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nexus_jobs.adapters.engines.build import build_engine
+from nexus_jobs.adapters.engines.openvino import OpenVinoEngine
+from nexus_jobs.adapters.tokenizer import FileTokenizer
+from nexus_jobs.config import ModelConfig
+from nexus_jobs.errors import EngineError, ModelUnavailable
+from nexus_jobs.job import FinishReason, Message, SamplingParams
+from nexus_jobs.ports import Engine, Progress, TokenSequence
+
+pytestmark = pytest.mark.model
+
+CONFIG = ModelConfig(
+    name="smollm2-135m",
+    type="openvino",
+    max_batch_size=8,
+    max_sequence_length=512,
+    max_batch_tokens=64,
+)
+FRANCE = "What is the capital of France?"
+
+
+@pytest.fixture(scope="module")
+def loaded(models_dir: Path) -> Iterator[Engine]:
+    engine = build_engine(CONFIG, models_dir=models_dir, threads=2)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def engine(loaded: Engine) -> Engine:
+    """The engine, which a test must leave without rows."""
+    assert loaded.step() == []
+    return loaded
+
+
+def row(engine: Engine, name: str, text: str = FRANCE, **params: object) -> TokenSequence:
+    rendered = engine.tokenizer.render([Message("user", text)])
+    assert rendered is not None
+    return TokenSequence(name, engine.tokenizer.encode(rendered), SamplingParams(**params))
+
+
+def finish(engine: Engine, *rows: TokenSequence) -> dict[str, tuple[list[int], FinishReason]]:
+    """Run the rows to their ends; the tokens of each and why it ended."""
+    engine.admit(rows)
+    tokens: dict[str, list[int]] = {row.id: [] for row in rows}
+    ended: dict[str, FinishReason] = {}
+    for progress in itertools.chain.from_iterable(engine.step() for _ in range(600)):
+        assert progress.sequence_id not in ended
+        tokens[progress.sequence_id] += progress.token_ids
+        if progress.finish_reason is not None:
+            ended[progress.sequence_id] = progress.finish_reason
+        if len(ended) == len(rows):
+            return {name: (tokens[name], ended[name]) for name in tokens}
+    pytest.fail("rows did not end")
+
+
+def said(engine: Engine, *rows: TokenSequence) -> list[str]:
+    return [engine.tokenizer.decode(tokens) for tokens, _ in finish(engine, *rows).values()]
+
+
+def test_it_answers_and_stops_without_the_end_token(engine: Engine) -> None:
+    tokens, reason = finish(engine, row(engine, "a"))["a"]
+    assert engine.tokenizer.decode(tokens) == "The capital of France is Paris."
+    assert reason is FinishReason.STOP
+    assert 2 not in tokens
+
+
+def test_it_says_what_it_is(engine: Engine) -> None:
+    assert engine.name == "openvino Q4_1"
+    assert not engine.reproducible
+    assert (engine.slots, engine.max_sequence_length) == (8, 512)
+
+
+def test_max_tokens_ends_a_row_in_the_step_of_its_last_token(engine: Engine) -> None:
+    engine.admit([row(engine, "a", max_tokens=1), row(engine, "b", max_tokens=2)])
+    first, second = engine.step(), engine.step()
+    assert [(p.sequence_id, len(p.token_ids), p.finish_reason) for p in first] == [
+        ("a", 1, FinishReason.LENGTH),
+        ("b", 1, None),
+    ]
+    assert [(p.sequence_id, len(p.token_ids), p.finish_reason) for p in second] == [
+        ("b", 1, FinishReason.LENGTH)
+    ]
+
+
+def test_min_tokens_and_ignore_eos_hold_back_the_end(engine: Engine) -> None:
+    ends = finish(
+        engine,
+        row(engine, "min", min_tokens=20, max_tokens=60),
+        row(engine, "ignore", ignore_eos=True, max_tokens=30),
+    )
+    assert len(ends["min"][0]) >= 20
+    assert (len(ends["ignore"][0]), ends["ignore"][1]) == (30, FinishReason.LENGTH)
+
+
+def test_prompt_and_answer_together_fit_the_model(engine: Engine) -> None:
+    long = TokenSequence("a", [198] * 500, SamplingParams(max_tokens=400, ignore_eos=True))
+    tokens, reason = finish(engine, long)["a"]
+    assert (len(tokens), reason) == (12, FinishReason.LENGTH)
+
+
+def test_a_long_prompt_is_spread_over_steps_while_others_go_on(engine: Engine) -> None:
+    engine.admit([row(engine, "short", max_tokens=20, ignore_eos=True)])
+    engine.step()
+    engine.admit([TokenSequence("long", [198] * 400, SamplingParams(max_tokens=1))])
+    seen: list[Progress] = []
+    while not any(progress.sequence_id == "long" for progress in seen):
+        seen += engine.step()
+    assert len([progress for progress in seen if progress.sequence_id == "short"]) >= 6
+    engine.evict("short")
+
+
+def test_rows_join_and_leave_a_running_batch(engine: Engine) -> None:
+    engine.admit([row(engine, "a", max_tokens=12, ignore_eos=True)])
+    engine.step()
+    engine.admit([row(engine, "b", max_tokens=3, ignore_eos=True)])
+    steps = [sorted(progress.sequence_id for progress in engine.step()) for _ in range(11)]
+    assert steps[:3] == [["a", "b"]] * 3
+    assert steps[3:] == [["a"]] * 8
+    assert engine.step() == []
+
+
+def test_an_evicted_row_says_nothing_more_and_its_slot_is_free(engine: Engine) -> None:
+    engine.admit([row(engine, str(n), max_tokens=200, ignore_eos=True) for n in range(8)])
+    engine.step()
+    for n in range(8):
+        engine.evict(str(n))
+    engine.evict("never there")
+    assert engine.step() == []
+    texts = said(engine, *(row(engine, f"new {n}") for n in range(8)))
+    assert all("Paris" in text for text in texts)
+
+
+def test_an_id_may_be_used_again(engine: Engine) -> None:
+    assert said(engine, row(engine, "same")) == said(engine, row(engine, "same"))
+
+
+def test_a_prompt_whose_beginning_is_cached_is_still_read_to_its_own_end(engine: Engine) -> None:
+    begin = "The library is open every day from nine to five. " * 12
+    rows = [
+        row(engine, question, f"{begin}\n{question}", max_tokens=16)
+        for question in ("What is this text about?", "What is the capital of Italy?")
+    ]
+    cold = [said(engine, question) for question in rows]
+    warm = [said(engine, question) for question in rows]
+    assert warm == cold
+    assert cold[0] != cold[1]
+
+
+def test_sampling_varies_and_a_seed_repeats_it(engine: Engine) -> None:
+    def sample(**params: object) -> str:
+        (text,) = said(
+            engine,
+            row(engine, "a", "Tell me a story.", temperature=1.5, max_tokens=16, **params),
+        )
+        return text
+
+    assert len({sample() for _ in range(4)}) > 1
+    assert sample(seed=7) == sample(seed=7) != sample(seed=2**63 - 1)
+    greedy = said(engine, row(engine, "a", "Tell me a story.", max_tokens=16))
+    assert [sample(top_k=1)] == greedy
+    assert [sample(top_p=0.001)] == greedy
+
+
+def test_a_repetition_penalty_keeps_words_from_coming_back(engine: Engine) -> None:
+    text = "Repeat the word yes many times: yes yes yes yes yes yes"
+    params = {"max_tokens": 40, "ignore_eos": True}
+    plain, penalised = finish(
+        engine,
+        row(engine, "plain", text, **params),
+        row(engine, "penalised", text, repetition_penalty=1.8, **params),
+    ).values()
+    assert len(set(penalised[0])) > len(set(plain[0]))
+
+
+def test_a_refused_row_keeps_its_whole_group_out(engine: Engine) -> None:
+    empty = TokenSequence("empty", [], SamplingParams())
+    with pytest.raises(EngineError, match="Prompt length cannot be 0"):
+        engine.admit([row(engine, "good"), empty])
+    assert engine.step() == []
+
+
+def test_after_a_failed_step_the_engine_is_empty_and_works(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two requests under one number are an error that the library finds in its step."""
+    monkeypatch.setattr(engine, "_numbers", itertools.repeat(7))
+    engine.admit([row(engine, "a"), row(engine, "b")])
+    with pytest.raises(EngineError, match="failed in a step"):
+        engine.step()
+    monkeypatch.undo()
+    assert engine.step() == []
+    assert "Paris" in said(engine, row(engine, "a"))[0]
+
+
+def test_loading_and_running_write_nothing_and_print_nothing(
+    models_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(path for path in models_dir.rglob("*") if path.is_file())
+    engine = build_engine(CONFIG, models_dir=models_dir, threads=1)
+    said(engine, row(engine, "a", max_tokens=2))
+    engine.close()
+    assert capfd.readouterr() == ("", "")
+    assert sorted(path for path in models_dir.rglob("*") if path.is_file()) == before
+
+
+def test_a_file_openvino_cannot_open_makes_the_model_unavailable(
+    models_dir: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "model.gguf"
+    broken.write_bytes(b"GGUF\x03\0\0\0")
+    with pytest.raises(ModelUnavailable, match="openvino cannot open"):
+        OpenVinoEngine(
+            broken,
+            tokenizer=FileTokenizer(models_dir / "smollm2-135m" / "tokenizer"),
+            slots=1,
+            max_sequence_length=64,
+            max_batch_tokens=64,
+            threads=1,
+        )
