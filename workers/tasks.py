@@ -7,9 +7,9 @@ from typing import Any
 
 from celery import Celery, signals
 from kombu import Queue
-from nexus_jobs.adapters.engines.build import build_engine
 
 from nexus_jobs.adapters.celery_tickets import TICKET_TASK, model_of, queue_of
+from nexus_jobs.adapters.engines.build import build_engine
 from nexus_jobs.bootstrap import Platform, connect
 from nexus_jobs.config import ModelConfig, Settings
 from nexus_jobs.errors import ConfigError
