@@ -70,23 +70,34 @@ def pull(
 
 
 def _intact(path: Path, origin: Source) -> ModelFolder | None:
-    """The model at `path` if it is whole and what `origin` would bring; None to fetch it."""
+    """The model at `path` if it is what `origin` would bring; None to fetch it (again).
+
+    A damaged part that was built here is only dropped: it is built again when it is needed.
+    """
     if not path.exists():
         return None
     try:
-        source = read_manifest(path).source
+        manifest = read_manifest(path)
     except ValueError as error:
         raise Conflict(f"{path} is no pulled model; remove it first ({error})") from error
-    if source != origin.text:
-        raise Conflict(f"{path.name} was pulled from {source}; choose another name for this one")
-    try:
-        folder = ModelFolder.open(path)
-        folder.verify()
-    except ValueError:
-        return None
-    files = folder.manifest.files
+    if manifest.source != origin.text:
+        raise Conflict(
+            f"{path.name} was pulled from {manifest.source}; choose another name for this one"
+        )
+    damaged = manifest.damaged(path)
+    files = manifest.files
     same = all(n in files and files[n].sha256 == c for n, c in origin.checksums().items())
-    return folder if same else None
+    if not same or damaged - _built(manifest):
+        return None
+    if damaged:
+        manifest.without(damaged).write(path)
+    return ModelFolder.open(path)
+
+
+def _built(manifest: Manifest) -> set[str]:
+    """The parts that were built here and can be built again from the others."""
+    onnx = {part for part in manifest.parts if part.startswith(f"{ONNX}-")}
+    return onnx | ({HUGGINGFACE} if GGUF in manifest.parts else set())
 
 
 def _fetch(origin: Source, path: Path, progress: Progress) -> ModelFolder:

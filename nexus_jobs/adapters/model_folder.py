@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final
 
 import orjson
@@ -48,6 +48,24 @@ class Manifest:
     source: str
     precision: str | None
     files: Mapping[str, FileRecord] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> set[str]:
+        """The folders that the files lie in: tokenizer, and one for each format."""
+        return {_part(name) for name in self.files}
+
+    def damaged(self, folder: Path) -> set[str]:
+        """The parts in which a file is missing or has another checksum."""
+        return {
+            _part(name)
+            for name, record in self.files.items()
+            if not (folder / name).is_file() or sha256(folder / name) != record.sha256
+        }
+
+    def without(self, parts: set[str]) -> Manifest:
+        """This manifest without the files of `parts`."""
+        files = {name: record for name, record in self.files.items() if _part(name) not in parts}
+        return replace(self, files=files)
 
     def write(self, folder: Path) -> None:
         """Write the manifest, replacing an older one in one move."""
@@ -91,16 +109,6 @@ class ModelFolder:
                 raise ValueError(f"{file} is missing or incomplete")
         return folder
 
-    def verify(self) -> None:
-        """Compare every file with its checksum.
-
-        Raises:
-            ValueError: a file has changed.
-        """
-        for name, record in self.manifest.files.items():
-            if sha256(self.path / name) != record.sha256:
-                raise ValueError(f"{self.path / name} has changed since it was written")
-
     @property
     def name(self) -> str:
         return self.manifest.name
@@ -108,8 +116,7 @@ class ModelFolder:
     @property
     def formats(self) -> list[str]:
         """The forms in which the weights are here: gguf, huggingface, onnx, onnx-int8 ..."""
-        parts = {PurePosixPath(name).parts[0] for name in self.manifest.files}
-        return sorted(parts - {TOKENIZER})
+        return sorted(self.manifest.parts - {TOKENIZER})
 
     @property
     def size(self) -> int:
@@ -136,6 +143,10 @@ class ModelFolder:
                 f"model {self.name} is not here as {name}, only as {', '.join(self.formats)}"
             )
         return self.path / name
+
+
+def _part(name: str) -> str:
+    return name.partition("/")[0]
 
 
 def sha256(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors.numpy import save_file
 
 from nexus_jobs.adapters.engines.build import load_tokenizer
 from nexus_jobs.adapters.model_files import FolderState, list_models, pull, resolve
+from nexus_jobs.adapters.model_folder import FileRecord
 from nexus_jobs.adapters.tokenizer import FileTokenizer
 from nexus_jobs.config import ModelConfig
 from nexus_jobs.errors import ConfigError, Conflict, ModelUnavailable
@@ -196,3 +198,18 @@ def test_a_gguf_file_of_ones_own_can_be_pulled(models_dir: Path, model_root: Pat
     )
     assert folder.formats == ["gguf"]
     assert FileTokenizer(folder.tokenizer).context_length == 8192
+
+
+@pytest.mark.model
+def test_a_damaged_build_is_dropped_without_fetching_the_source_again(
+    models_dir: Path, model_root: Path
+) -> None:
+    source = models_dir / "smollm2-135m" / "gguf" / "model.gguf"
+    folder = pull(str(source), models_dir=model_root, name="mine")
+    stamp = folder.gguf.stat().st_ino
+    records = {"onnx-int8/model.onnx": FileRecord(1, "0" * 64)}
+    replace(folder.manifest, files={**folder.manifest.files, **records}).write(folder.path)
+    assert [entry.state for entry in list_models(model_root)] == [FolderState.DAMAGED]
+    mended = pull(str(source), models_dir=model_root, name="mine")
+    assert mended.formats == ["gguf"]
+    assert mended.gguf.stat().st_ino == stamp
