@@ -7,21 +7,20 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Protocol
 
-import redis
-
 from nexus_jobs.adapters import schema
-from nexus_jobs.adapters.celery_tickets import SOCKET, CeleryTickets, celery_app
+from nexus_jobs.adapters.celery_tickets import CeleryTickets, celery_app
 from nexus_jobs.adapters.engines.build import load_tokenizer
 from nexus_jobs.adapters.memory_cache import MemoryCache
 from nexus_jobs.adapters.memory_queue import MemorySignals, MemoryTickets
 from nexus_jobs.adapters.memory_store import MemoryStore
 from nexus_jobs.adapters.redis_cache import RedisCache
+from nexus_jobs.adapters.redis_link import RedisLink
 from nexus_jobs.adapters.redis_signals import RedisSignals
 from nexus_jobs.adapters.sql_store import SqlStore
 from nexus_jobs.bulk_service import BulkService
 from nexus_jobs.caching import StoredResults, TieredCache
 from nexus_jobs.config import ModelConfig, Settings, load_models
-from nexus_jobs.errors import StoreUnavailable
+from nexus_jobs.errors import QueueUnavailable, StoreUnavailable
 from nexus_jobs.exposition import Exposition
 from nexus_jobs.intake import Catalog, Intake
 from nexus_jobs.ports import BulkStore, FleetStore, JobStore, ResultCache, Signals, TicketQueue
@@ -83,8 +82,7 @@ def prepare(settings: Settings) -> None:
 
 def connect(settings: Settings) -> Platform:
     """The real adapters. Nothing is contacted yet but Redis for signals, which may be away."""
-    queue = redis.Redis.from_url(settings.redis_url, **SOCKET)
-    results = redis.Redis.from_url(settings.cache_redis_url, **SOCKET)
+    queue, results = RedisLink(settings.redis_url), RedisLink(settings.cache_redis_url)
     store = SqlStore(settings.database_url, settings.database.pool_size)
     return Platform(
         settings=settings,
@@ -146,7 +144,7 @@ def services_on(platform: Platform) -> Services:
     )
 
 
-def _cache(settings: Settings, store: JobStore, shared: redis.Redis | None) -> TieredCache:
+def _cache(settings: Settings, store: JobStore, shared: RedisLink | None) -> TieredCache:
     ttl = settings.cache.ttl_seconds
     if not ttl:
         return TieredCache([])
@@ -166,9 +164,10 @@ def _database_trouble(store: FleetStore) -> str | None:
     return None
 
 
-def _redis_trouble(client: redis.Redis) -> str | None:
+def _redis_trouble(link: RedisLink) -> str | None:
     try:
-        client.ping()
-    except redis.RedisError as error:
+        with link as client:
+            client.ping()
+    except QueueUnavailable as error:
         return str(error)
     return None

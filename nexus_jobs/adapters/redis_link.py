@@ -1,0 +1,54 @@
+"""How every connection to Redis behaves when Redis does not."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any, Final
+
+import redis
+from kombu.exceptions import OperationalError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from nexus_jobs.errors import QueueUnavailable
+
+SOCKET: Final[dict[str, Any]] = {
+    "socket_timeout": 5.0,
+    "socket_connect_timeout": 1.0,
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+}
+"""A Redis that is gone or half-open is noticed within seconds, everywhere."""
+
+QUIET_SECONDS: Final = 1.0
+"""After a failure, the time for which nobody waits for the same Redis to time out again."""
+
+
+class RedisLink:
+    """One Redis, guarded: `with link as client: client.get(…)`.
+
+    Raises:
+        QueueUnavailable: on entering or leaving the block: it does not answer, or did not a
+            moment ago.
+    """
+
+    def __init__(self, url: str) -> None:
+        # one more try at once, since a kept connection may just have gone stale
+        self.client = redis.Redis.from_url(url, **SOCKET, retry=Retry(NoBackoff(), 1))
+        self._quiet_until = 0.0
+
+    def __enter__(self) -> redis.Redis:
+        if time.monotonic() < self._quiet_until:
+            raise QueueUnavailable("Redis did not answer a moment ago")
+        return self.client
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, (redis.RedisError, OperationalError, OSError)):
+            self._quiet_until = time.monotonic() + QUIET_SECONDS
+            raise QueueUnavailable(f"Redis did not answer: {error}") from error

@@ -1,0 +1,75 @@
+"""What signals between processes promise."""
+
+from __future__ import annotations
+
+import pytest
+
+from nexus_jobs.adapters.memory_queue import MemorySignals
+from nexus_jobs.adapters.redis_signals import RedisSignals
+from nexus_jobs.ports import Channel
+from tests.e2e.stack import until
+
+
+@pytest.fixture(params=["memory", "redis"])
+def signals(request, link):
+    made = MemorySignals() if request.param == "memory" else RedisSignals(link)
+    yield made
+    made.close()
+
+
+def sent_until_heard(signals, channel, ids, heard):
+    """A listener needs a moment to subscribe, and hints are not repeated by themselves."""
+
+    def attempt():
+        signals.send(channel, ids)
+        return heard
+
+    until(attempt, timeout=10)
+
+
+def test_what_is_sent_is_heard_by_every_listener_of_the_channel(signals):
+    one, two, other = [], [], []
+    signals.listen(Channel.ENDED, one.append)
+    signals.listen(Channel.ENDED, two.append)
+    signals.listen(Channel.CANCELLED, other.append)
+    sent_until_heard(signals, Channel.ENDED, ["a", "b"], one)
+    until(lambda: two, timeout=5)
+    assert list(one[0]) == list(two[0]) == ["a", "b"]
+    assert other == []
+
+
+def test_nothing_is_sent_about_no_job(signals):
+    heard = []
+    signals.listen(Channel.ENDED, heard.append)
+    sent_until_heard(signals, Channel.ENDED, ["a"], heard)
+    count = len(heard)
+    signals.send(Channel.ENDED, [])
+    sent_until_heard(signals, Channel.ENDED, ["b"], heard[count:] or heard)
+    assert all(ids for ids in heard)
+
+
+def test_a_redis_that_is_away_hurts_no_sender(dead_link):
+    RedisSignals(dead_link).send(Channel.ENDED, ["a"])
+
+
+def test_listening_goes_on_after_the_connection_was_cut(link):
+    signals = RedisSignals(link)
+    heard = []
+    signals.listen(Channel.ENDED, heard.append)
+    sent_until_heard(signals, Channel.ENDED, ["before"], heard)
+    for client in link.client.client_list(_type="pubsub"):
+        link.client.client_kill_filter(_id=client["id"])
+    heard.clear()
+    sent_until_heard(signals, Channel.ENDED, ["after"], heard)
+    assert list(heard[-1]) == ["after"]
+    signals.close()
+
+
+def test_listening_begins_when_redis_comes_back(valkey, link):
+    signals = RedisSignals(link)
+    heard = []
+    valkey.stop()
+    signals.listen(Channel.ENDED, heard.append)
+    valkey.start()
+    sent_until_heard(signals, Channel.ENDED, ["a"], heard)
+    signals.close()

@@ -1,0 +1,52 @@
+"""What a ticket queue promises."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nexus_jobs.adapters.celery_tickets import CeleryTickets, celery_app
+from nexus_jobs.adapters.memory_queue import MemoryTickets
+from nexus_jobs.adapters.redis_link import RedisLink
+from nexus_jobs.config import Settings
+from nexus_jobs.errors import QueueUnavailable
+from tests.contract.conftest import DEAD_URL
+
+
+def celery_tickets(url: str) -> CeleryTickets:
+    app = celery_app(Settings(queue={"redis_url": url}))
+    return CeleryTickets(app, RedisLink(url), ticket_jobs=10)
+
+
+@pytest.fixture(params=["memory", "celery"])
+def tickets(request, redis_url):
+    if request.param == "memory":
+        return MemoryTickets()
+    return celery_tickets(redis_url)
+
+
+def test_a_ticket_waits_until_a_worker_takes_it(tickets):
+    assert tickets.waiting("m") == 0
+    tickets.ring({"m": 3, "other": 1})
+    assert tickets.waiting("m") == tickets.waiting("other") == 1
+
+
+def test_many_jobs_become_several_tickets_that_any_worker_can_take(redis_url, link):
+    tickets = celery_tickets(redis_url)
+    tickets.ring({"m": 25})
+    messages = [json.loads(raw) for raw in link.client.lrange("nexus.m", 0, -1)]
+    assert {message["headers"]["task"] for message in messages} == {"nexus.generate"}
+    assert sorted(message["headers"]["argsrepr"] for message in messages) == [
+        "('m', 10)", "('m', 10)", "('m', 5)",
+    ]  # fmt: skip
+
+
+def test_a_redis_that_is_away_is_told_and_not_asked_again_at_once():
+    tickets = celery_tickets(DEAD_URL)
+    with pytest.raises(QueueUnavailable):
+        tickets.ring({"m": 1})
+    with pytest.raises(QueueUnavailable, match="a moment ago"):
+        tickets.ring({"m": 1})
+    with pytest.raises(QueueUnavailable):
+        tickets.waiting("m")
