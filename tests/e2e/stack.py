@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import redis
 import yaml
 
 T = TypeVar("T")
@@ -108,6 +109,10 @@ class Stack:
 
     def worker_pids(self) -> list[int]:
         return [pid for (pid,) in self.sql("SELECT pid FROM workers ORDER BY seen_at DESC")]
+
+    def valkey_pid(self) -> int:
+        with redis.Redis(port=self.redis_port) as client:
+            return int(client.info("server")["process_id"])
 
     def generate(self, **body: Any) -> dict[str, Any]:
         answer = self.http.post("/api/v1/generate", json=body)

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.e2e.stack import SIMULATED, SLOW, until
 
@@ -129,8 +130,6 @@ def test_everything_is_killed_half_way_and_goes_on_after_the_next_start(make_sta
 
 
 def test_an_emptied_redis_loses_no_job(make_stack, tmp_path):
-    import redis
-
     stack = make_stack([SIMULATED])
     stack.start(workers=2)
     rows = [{"prompt": f"row {i} of the file"} for i in range(3000)]
@@ -150,3 +149,25 @@ def assert_complete(stack, bulk_id: str, total: int) -> None:
     assert all(row["output"].startswith(row["prompt"]) for row in rows)
     results = "SELECT count(*), count(DISTINCT job_id) FROM results JOIN jobs ON jobs.id = job_id"
     assert stack.sql(f"{results} WHERE bulk_id = '{bulk_id}'") == [(total, total)]
+
+
+def test_tickets_flow_again_after_redis_was_killed(make_stack):
+    stack = make_stack([SIMULATED])
+    stack.start()
+    os.kill(stack.valkey_pid(), signal.SIGKILL)
+    during = stack.http.post("/api/v1/jobs", json={"model": "simulated", "prompt": "away"})
+    assert during.status_code == 202
+    job = stack.http.get(during.headers["Location"], params={"wait": 30}).json()
+    assert job["state"] == "succeeded"
+    with redis.Redis(port=stack.redis_port) as client:
+        until(lambda: _answers(client))
+        stack.generate(model="simulated", prompt="back again")
+        until(lambda: client.llen("nexus.simulated") == 0)
+    assert stack.stop() == 0
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
