@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 from nexus_jobs.adapters import schema
@@ -23,7 +24,15 @@ from nexus_jobs.config import ModelConfig, Settings, load_models
 from nexus_jobs.errors import QueueUnavailable, StoreUnavailable
 from nexus_jobs.exposition import Exposition
 from nexus_jobs.intake import Catalog, Intake
-from nexus_jobs.ports import BulkStore, FleetStore, JobStore, ResultCache, Signals, TicketQueue
+from nexus_jobs.ports import (
+    BulkStore,
+    FleetStore,
+    JobStore,
+    ResultCache,
+    Signals,
+    TicketQueue,
+    Tokenizer,
+)
 from nexus_jobs.service import JobService
 from nexus_jobs.waiting import EndedWatch
 
@@ -131,7 +140,7 @@ def services_on(platform: Platform) -> Services:
         store=store,
         cache=platform.cache,
         tickets=platform.tickets,
-        tokenizer=cache(partial(load_tokenizer, models_dir=settings.models_dir)),
+        tokenizer=_tokenizers(settings.models_dir),
     )
     watch = EndedWatch(store, platform.signals, limit=settings.server.max_waiting)
     return Services(
@@ -154,6 +163,21 @@ def _cache(settings: Settings, store: JobStore, shared: RedisLink | None) -> Tie
     if shared is not None:
         levels.append(RedisCache(shared, ttl_seconds=ttl))
     return TieredCache([*levels, StoredResults(store, ttl)])
+
+
+def _tokenizers(models_dir: Path) -> Callable[[ModelConfig], Tokenizer | None]:
+    """Loads each model's tokenizer once; one that is not here yet is looked for again."""
+    loaded: dict[ModelConfig, Tokenizer] = {}
+
+    def tokenizer(model: ModelConfig) -> Tokenizer | None:
+        if model not in loaded:
+            found = load_tokenizer(model, models_dir)
+            if found is None:
+                return None
+            loaded[model] = found
+        return loaded[model]
+
+    return tokenizer
 
 
 def _database_trouble(store: FleetStore) -> str | None:

@@ -14,7 +14,8 @@ def prompt_ids(request: Request, model: ModelConfig, tokenizer: Tokenizer) -> li
     """The prompt as token ids, in the model's chat template where it has one.
 
     Raises:
-        InvalidRequest: it does not fit the model, or it is a chat and the model has no template.
+        InvalidRequest: it does not fit the model, means nothing to it, or is a chat for a model
+            that has no template.
     """
     chat = _turns(request, model)
     rendered = tokenizer.render(chat) if chat else None
@@ -27,6 +28,10 @@ def prompt_ids(request: Request, model: ModelConfig, tokenizer: Tokenizer) -> li
             "no_chat_template",
             f"model {model.name!r} has no chat template; send `prompt` instead",
             field="messages",
+        )
+    if not ids:
+        raise InvalidRequest.of(
+            "empty_prompt", "the model's tokenizer knows nothing of this prompt", field="prompt"
         )
     if len(ids) >= model.max_sequence_length:
         raise InvalidRequest.of(
