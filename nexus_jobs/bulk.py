@@ -15,7 +15,10 @@ import orjson
 from nexus_jobs.errors import InvalidRequest
 from nexus_jobs.job import Job
 
-csv.field_size_limit(16 * 1024 * 1024)  # the default of 128 KiB is less than a long prompt
+LONGEST_LINE = 16 * 1024 * 1024
+"""Characters that a line or a cell may have; what is longer is no CSV, and fills the memory."""
+
+csv.field_size_limit(LONGEST_LINE)  # the default of 128 KiB is less than a long prompt
 
 OUTPUT_COLUMNS = (
     "output",
@@ -48,7 +51,13 @@ def inspect(stream: IO[bytes]) -> Layout:
     with closing(_records(stream, encoding, delimiter)) as records:
         columns = tuple(next(records, ()))
         total = sum(1 for _ in records)
-    twice = next((name for name in columns if columns.count(name) > 1), None)
+    if columns and columns[0].lstrip().startswith(("{", "[")):
+        raise InvalidRequest.of(
+            "unreadable_file",
+            "the file looks like JSON; send a CSV with a header line and a column of prompts",
+            field="file",
+        )
+    twice = next((name for name in columns if name and columns.count(name) > 1), None)
     if twice is not None:
         raise InvalidRequest.of(
             "duplicate_column", f"the file has more than one column {twice!r}", field="file"
@@ -68,13 +77,11 @@ def rows(stream: IO[bytes], layout: Layout) -> Generator[list[str], None, None]:
 
 
 def prompt_column(layout: Layout, asked: str | None) -> int:
-    """Where the prompts are: the column asked for, or `prompt`, or the only one there is.
+    """Where the prompts are: the column asked for, or `prompt`.
 
     Raises:
         InvalidRequest: there is no such column; the message lists those there are.
     """
-    if asked is None and len(layout.columns) == 1:
-        return 0
     name = asked if asked is not None else "prompt"
     if name in layout.columns:
         return layout.columns.index(name)
@@ -121,15 +128,15 @@ def _encoding(stream: IO[bytes]) -> str:
 
 def _delimiter(stream: IO[bytes], encoding: str) -> str:
     stream.seek(0)
-    reader = codecs.getreader(encoding)(stream, "replace")
-    header = reader.readline()
+    beginning = codecs.getincrementaldecoder(encoding)("replace").decode(stream.read(65536))
+    header = beginning.partition("\n")[0]
     return max(",;\t", key=header.count)  # a tie, as in a file of one column, goes to the comma
 
 
 def _records(stream: IO[bytes], encoding: str, delimiter: str) -> Generator[list[str], None, None]:
     stream.seek(0)
     text = io.TextIOWrapper(stream, encoding=encoding, newline="")
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    reader = csv.reader(_lines(text), delimiter=delimiter, strict=True)
     try:
         for record in reader:
             if any("\x00" in cell for cell in record):
@@ -138,7 +145,7 @@ def _records(stream: IO[bytes], encoding: str, delimiter: str) -> Generator[list
                 yield record
     except UnicodeDecodeError as error:
         raise _unreadable(
-            reader.line_num + 1, f"it is not {encoding.upper()}; save the file as UTF-8"
+            reader.line_num, f"what follows is not {encoding.upper()}; save the file as UTF-8"
         ) from error
     except csv.Error as error:
         raise _unreadable(reader.line_num, f"{error}; is a quote left open?") from error
@@ -146,14 +153,27 @@ def _records(stream: IO[bytes], encoding: str, delimiter: str) -> Generator[list
         text.detach()
 
 
+def _lines(text: io.TextIOWrapper) -> Iterator[str]:
+    while line := text.readline(LONGEST_LINE + 1):
+        if len(line) > LONGEST_LINE:
+            raise csv.Error(f"a line has more than {LONGEST_LINE} characters")
+        yield line
+
+
 def _unreadable(line: int, reason: str) -> InvalidRequest:
     return InvalidRequest.of(
-        "unreadable_file", f"the file cannot be read at line {line}: {reason}", field="file"
+        "unreadable_file", f"the file cannot be read from line {line} on: {reason}", field="file"
     )
 
 
 def _output_columns(columns: Sequence[str]) -> list[str]:
-    return [f"nexus_{name}" if name in columns else name for name in OUTPUT_COLUMNS]
+    """Our columns, renamed as far as the input has columns of these names."""
+    free = []
+    for name in OUTPUT_COLUMNS:
+        while name in columns:
+            name = f"nexus_{name}"
+        free.append(name)
+    return free
 
 
 def _cells(job: Job, width: int) -> list[str]:

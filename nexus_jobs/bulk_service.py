@@ -9,7 +9,8 @@ from itertools import islice
 from typing import IO, Final, Literal
 
 from nexus_jobs import bulk as files
-from nexus_jobs.errors import InvalidRequest, NotFound
+from nexus_jobs import telemetry
+from nexus_jobs.errors import Conflict, InvalidRequest, NotFound
 from nexus_jobs.intake import Intake, new_id
 from nexus_jobs.job import (
     TERMINAL,
@@ -151,6 +152,8 @@ class BulkService:
         bulk = self._get(bulk_id)
         progress = self._store.bulk_progress(bulk_id)
         open_rows = sum(n for state, n in progress.counts.items() if state not in TERMINAL)
+        if bulk.state is BulkState.IMPORTING:
+            open_rows = bulk.total - sum(progress.counts[state] for state in TERMINAL)
         rate = progress.recent_rows / _seconds(progress)
         return BulkStatus(
             bulk=bulk,
@@ -163,15 +166,15 @@ class BulkService:
         )
 
     def cancel(self, bulk_id: str) -> BulkStatus:
-        """Cancel all rows that have not ended.
+        """Cancel all rows that have not ended; cancelling them twice is no error.
 
         Raises:
             NotFound: there is no such bulk.
+            Conflict: all its rows have ended before.
         """
-        self._get(bulk_id)
-        cancelled = self._store.cancel_bulk(bulk_id)
-        for channel in Channel:
-            self._signals.send(channel, cancelled)
+        if self.status(bulk_id).state == "completed":
+            raise Conflict(f"bulk {bulk_id} is completed; there is nothing to cancel")
+        self._cancel(bulk_id, BulkState.CANCELLED)
         return self.status(bulk_id)
 
     def rows(self, bulk_id: str) -> Iterator[Job]:
@@ -217,8 +220,14 @@ class BulkService:
             while chunk := list(islice(numbered, CHUNK)):
                 self._intake.commit(chunk)
         except BaseException:
-            self._store.cancel_bulk(bulk.id, BulkState.ABANDONED)
+            self._cancel(bulk.id, BulkState.ABANDONED)
             raise
+
+    def _cancel(self, bulk_id: str, to: BulkState) -> None:
+        cancelled = self._store.cancel_bulk(bulk_id, to)
+        telemetry.jobs_ended.labels(self._get(bulk_id).model, State.CANCELLED).inc(len(cancelled))
+        for channel in Channel:
+            self._signals.send(channel, cancelled)
 
     def _draft(self, plan: _Plan, cells: list[str]) -> NewJob:
         try:

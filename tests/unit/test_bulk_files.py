@@ -70,6 +70,8 @@ def test_a_cell_may_be_longer_than_the_csv_module_allows_by_default():
         (b"prompt\nok\nGr\xfc\xdfe\n", "unreadable_file", "save the file as UTF-8"),
         (b"a,a\n1,2\n", "duplicate_column", "more than one column 'a'"),
         (b"prompt\nab\x00cdefghijklmnop\n", "unreadable_file", "NUL"),
+        (b'{"prompt": "a"}\n{"prompt": "b"}\n', "unreadable_file", "looks like JSON"),
+        (b"x" * (bulk.LONGEST_LINE + 1), "unreadable_file", "a line has more than"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_as_a_whole(data, code, hint):
@@ -84,7 +86,8 @@ def test_the_prompt_column_is_found_or_asked_for():
     with pytest.raises(InvalidRequest, match=r"no column 'prompt' \(it has: 'id', 'text'\)"):
         bulk.prompt_column(layout, None)
     only, _ = read(b"question\na\n")
-    assert bulk.prompt_column(only, None) == 0
+    with pytest.raises(InvalidRequest, match="name the column"):
+        bulk.prompt_column(only, None)
 
 
 cells = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x00"), min_size=1)
@@ -130,6 +133,13 @@ def test_the_output_keeps_the_input_and_adds_what_came_of_it():
 def test_the_output_of_an_output_keeps_both():
     text = b"".join(bulk.write_csv(["prompt", "output"], [job(["x", "old"], result=ANSWER)]))
     assert text.decode().splitlines()[0].startswith("prompt,output,nexus_output,finish_reason")
+    text = b"".join(bulk.write_csv(["output", "nexus_output"], []))
+    assert text.decode().startswith("output,nexus_output,nexus_nexus_output,finish_reason")
+
+
+def test_columns_without_a_name_may_stand_beside_each_other():
+    layout, rows = read(b"prompt,,\na,,\n")
+    assert (layout.columns, rows) == (("prompt", "", ""), [["a", "", ""]])
 
 
 def test_the_output_comes_as_json_lines_too():
