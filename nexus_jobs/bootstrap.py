@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nexus_jobs.adapters import schema
-from nexus_jobs.adapters.celery_tickets import CeleryTickets, celery_app
+from nexus_jobs.adapters.celery_tickets import RINGING, CeleryTickets, celery_app
 from nexus_jobs.adapters.engines.build import load_tokenizer
 from nexus_jobs.adapters.memory_cache import MemoryCache
 from nexus_jobs.adapters.memory_queue import MemorySignals, MemoryTickets
@@ -89,15 +89,22 @@ def prepare(settings: Settings) -> None:
         store.close()
 
 
-def connect(settings: Settings) -> Platform:
-    """The real adapters. Nothing is contacted yet but Redis for signals, which may be away."""
-    queue, results = RedisLink(settings.redis_url), RedisLink(settings.cache_redis_url)
+def connect(settings: Settings, *, answers: bool = True) -> Platform:
+    """The real adapters. Nothing is contacted before it is used.
+
+    A process that `answers` requests keeps results in its own memory as well.
+    """
+    queue = results = RedisLink(settings.redis_url)
+    if settings.cache_redis_url != settings.redis_url:
+        results = RedisLink(settings.cache_redis_url)
     store = SqlStore(settings.database_url, settings.database.pool_size)
     return Platform(
         settings=settings,
         store=store,
-        tickets=CeleryTickets(celery_app(settings), queue, ticket_jobs=settings.queue.ticket_jobs),
-        cache=_cache(settings, store, results),
+        tickets=CeleryTickets(
+            celery_app(settings, **RINGING), queue, ticket_jobs=settings.queue.ticket_jobs
+        ),
+        cache=_cache(settings, store, results, answers=answers),
         signals=RedisSignals(queue),
         probes={
             "database": partial(_database_trouble, store),
@@ -115,7 +122,7 @@ def connect_memory(models: Sequence[ModelConfig], settings: Settings | None = No
         settings=settings,
         store=store,
         tickets=MemoryTickets(),
-        cache=_cache(settings, store, None),
+        cache=_cache(settings, store, None, answers=True),
         signals=MemorySignals(),
         probes={"database": lambda: None, "redis": lambda: None},
     )
@@ -153,12 +160,14 @@ def services_on(platform: Platform) -> Services:
     )
 
 
-def _cache(settings: Settings, store: JobStore, shared: RedisLink | None) -> TieredCache:
+def _cache(
+    settings: Settings, store: JobStore, shared: RedisLink | None, *, answers: bool
+) -> TieredCache:
     ttl = settings.cache.ttl_seconds
     if not ttl:
         return TieredCache([])
     levels: list[ResultCache] = []
-    if settings.cache.max_size_mb:
+    if answers and settings.cache.max_size_mb:
         levels.append(MemoryCache(max_bytes=settings.cache.max_size_mb << 20, ttl_seconds=ttl))
     if shared is not None:
         levels.append(RedisCache(shared, ttl_seconds=ttl))

@@ -22,7 +22,7 @@ def main(settings: Settings) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    platform = connect(settings)
+    platform = connect(settings, answers=False)
     maintenance = Maintenance(
         store=platform.store,
         bulks=platform.store,

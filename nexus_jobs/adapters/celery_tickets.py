@@ -12,8 +12,8 @@ from nexus_jobs.config import Settings
 TICKET_TASK = "nexus.generate"
 _PREFIX = "nexus."
 
-TRY_AGAIN_ONCE = {"max_retries": 1, "interval_start": 0, "interval_step": 0}
-"""For who rings: a request does not wait for Redis. Workers reconnect by other settings."""
+RINGING = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "socket_timeout": 1.0}
+"""Transport options for who rings: a request does not wait for a Redis that is away."""
 
 
 def queue_of(model: str) -> str:
@@ -26,8 +26,12 @@ def model_of(queue: str) -> str:
     return queue.removeprefix(_PREFIX)
 
 
-def celery_app(settings: Settings) -> Celery:
-    """A Celery app with the platform's settings; connects to nothing yet."""
+def celery_app(settings: Settings, **transport: float) -> Celery:
+    """A Celery app with the platform's settings; connects to nothing yet.
+
+    `transport` are options of kombu's Redis transport. A worker waits on its socket for tickets,
+    so that its time-out is a long one; who rings should not wait.
+    """
     app = Celery("nexus", broker=settings.redis_url)
     app.conf.update(
         task_serializer="json",
@@ -42,7 +46,12 @@ def celery_app(settings: Settings) -> Celery:
         worker_redirect_stdouts=False,
         broker_connection_retry_on_startup=True,
         broker_channel_error_retry=True,
-        broker_transport_options={**SOCKET, **TRY_AGAIN_ONCE, "visibility_timeout": 3600},
+        broker_transport_options={
+            **SOCKET,
+            "socket_timeout": 5.0,
+            "visibility_timeout": 3600,
+            **transport,
+        },
         broker_connection_timeout=2.0,
     )
     return app

@@ -24,7 +24,8 @@ class MemoryCache:
 
     def find(self, fingerprints: Sequence[str]) -> dict[str, Result]:
         with self._lock:
-            return {name: self._results[name] for name in fingerprints if name in self._results}
+            found = {name: self._results.get(name) for name in fingerprints}
+        return {name: result for name, result in found.items() if result is not None}
 
     def put(self, results: Mapping[str, Result]) -> None:
         with self._lock:

@@ -14,15 +14,18 @@ from redis.retry import Retry
 from nexus_jobs.errors import QueueUnavailable
 
 SOCKET: Final[dict[str, Any]] = {
-    "socket_timeout": 5.0,
+    "socket_timeout": 1.0,
     "socket_connect_timeout": 1.0,
     "socket_keepalive": True,
     "health_check_interval": 10,
 }
-"""A Redis that is gone or half-open is noticed within seconds, everywhere."""
+"""A Redis that is gone or half-open is noticed soon."""
 
-QUIET_SECONDS: Final = 1.0
+QUIET_SECONDS: Final = 5.0
 """After a failure, the time for which nobody waits for the same Redis to time out again."""
+
+
+_AGAIN: Final = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
 
 
 class RedisLink:
@@ -35,7 +38,7 @@ class RedisLink:
 
     def __init__(self, url: str) -> None:
         # one more try at once, since a kept connection may just have gone stale
-        self.client = redis.Redis.from_url(url, **SOCKET, retry=Retry(NoBackoff(), 1))
+        self.client = redis.Redis.from_url(url, **SOCKET, retry=_AGAIN)
         self._quiet_until = 0.0
 
     def __enter__(self) -> redis.Redis:

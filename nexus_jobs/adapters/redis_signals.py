@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -18,6 +18,8 @@ log = structlog.get_logger(__name__)
 
 _PREFIX = "nexus:signal:"
 RECONNECT_SECONDS = 1.0
+MESSAGE_IDS = 1000
+"""Job ids in one message; Redis drops listeners that have too many bytes outstanding."""
 
 
 class RedisSignals:
@@ -30,11 +32,11 @@ class RedisSignals:
         self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
 
     def send(self, channel: Channel, job_ids: Sequence[str]) -> None:
-        if not job_ids:
-            return
         try:
             with self._link as client:
-                client.publish(_PREFIX + channel, orjson.dumps(list(job_ids)))
+                for start in range(0, len(job_ids), MESSAGE_IDS):
+                    ids = list(job_ids[start : start + MESSAGE_IDS])
+                    client.publish(_PREFIX + channel, orjson.dumps(ids))
         except QueueUnavailable as error:
             log.warning("signal.unsent", channel=channel, reason=str(error))
 
@@ -64,5 +66,13 @@ class RedisSignals:
             while not self._closed.is_set():
                 message = subscription.get_message(timeout=1.0)
                 if message is not None:
-                    for heard in self._heard.get(message["channel"], ()):
-                        heard(orjson.loads(message["data"]))
+                    self._pass_on(message)
+
+    def _pass_on(self, message: Mapping[str, bytes]) -> None:
+        try:
+            job_ids = orjson.loads(message["data"])
+        except orjson.JSONDecodeError:
+            log.warning("signal.garbled", channel=str(message["channel"]))
+            return
+        for heard in self._heard.get(message["channel"], ()):
+            heard(job_ids)

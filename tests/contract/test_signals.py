@@ -52,6 +52,30 @@ def test_a_redis_that_is_away_hurts_no_sender(dead_link):
     RedisSignals(dead_link).send(Channel.ENDED, ["a"])
 
 
+def test_a_garbled_signal_silences_nobody(link):
+    signals = RedisSignals(link)
+    heard = []
+    signals.listen(Channel.ENDED, heard.append)
+    sent_until_heard(signals, Channel.ENDED, ["before"], heard)
+    link.client.publish("nexus:signal:ended", "not json")
+    heard.clear()
+    sent_until_heard(signals, Channel.ENDED, ["after"], heard)
+    signals.close()
+
+
+def test_many_ids_arrive_in_messages_of_a_bounded_size(link):
+    signals = RedisSignals(link)
+    heard = []
+    signals.listen(Channel.ENDED, heard.append)
+    sent_until_heard(signals, Channel.ENDED, ["first"], heard)
+    heard.clear()
+    ids = [str(number) for number in range(2500)]
+    signals.send(Channel.ENDED, ids)
+    until(lambda: "2499" in {job_id for message in heard for job_id in message}, timeout=10)
+    assert max(map(len, heard)) == 1000
+    signals.close()
+
+
 def test_listening_goes_on_after_the_connection_was_cut(link):
     signals = RedisSignals(link)
     heard = []
