@@ -32,7 +32,7 @@ class _Section(BaseModel):
 
 class ServerSettings(_Section):
     host: str = "127.0.0.1"
-    port: int = Field(8080, ge=0, le=65535)
+    port: int = Field(8080, ge=1, le=65535)
     workers: int = Field(1, ge=1)
     """API processes."""
     threads: int = Field(64, ge=2)
@@ -92,7 +92,7 @@ class CacheSettings(_Section):
     redis_url: str | None = None
     """None is the queue's Redis."""
     ttl_seconds: float = Field(3600.0, ge=0)
-    """How long a result may answer later requests; 0 switches the cache off."""
+    """How long each level keeps a result for later requests; 0 switches the cache off."""
     max_size_mb: int = Field(64, ge=0)
     """Memory for results in each API process."""
 

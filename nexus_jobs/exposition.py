@@ -1,12 +1,14 @@
-"""What `/metrics` shows: this process's counters, and gauges read from the database."""
+"""What `/metrics` shows: the counters of the processes, and gauges read from the database."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import structlog
-from prometheus_client import REGISTRY, generate_latest
+from prometheus_client import REGISTRY, generate_latest, multiprocess
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
@@ -15,6 +17,9 @@ from nexus_jobs.job import State
 from nexus_jobs.ports import JobStore
 
 log = structlog.get_logger(__name__)
+
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable by which prometheus_client finds the folder where processes add up counters."""
 
 
 class _Backlog(Collector):
@@ -52,4 +57,14 @@ class Exposition:
         self._registry.register(_Backlog(store, interval))
 
     def exposition(self) -> bytes:
-        return generate_latest(REGISTRY) + generate_latest(self._registry)
+        """All processes of this host together where they share a folder, else this one."""
+        return generate_latest(_counters()) + generate_latest(self._registry)
+
+
+def _counters() -> CollectorRegistry:
+    if SHARED_FOLDER not in os.environ:
+        return REGISTRY
+    registry = CollectorRegistry()
+    collector: Any = multiprocess.MultiProcessCollector  # it has no types
+    collector(registry)
+    return registry

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 
+from nexus_jobs import telemetry
 from nexus_jobs.errors import QueueUnavailable
 from nexus_jobs.job import BulkState, State
 from nexus_jobs.ports import BulkStore, Channel, JobStore, Signals, TicketQueue
@@ -12,6 +15,8 @@ log = structlog.get_logger(__name__)
 
 AUDIT_JOBS = 256
 """The most jobs that an audit rings for at once; the next audit rings for more."""
+TELL_JOBS = 1000
+"""Jobs looked up at once to be counted."""
 
 
 class Maintenance:
@@ -48,18 +53,28 @@ class Maintenance:
         dead = [job_id for job_id, state in lapsed.items() if state is State.DEAD]
         if lapsed:
             log.warning("leases.lapsed", jobs=len(lapsed), dead=len(dead))
-            self._signals.send(Channel.ENDED, dead)
+            self._tell(dead)
 
     def _expire(self) -> None:
         expired = self._store.expire_overdue()
         if expired:
             log.info("jobs.expired", jobs=len(expired))
-            self._signals.send(Channel.ENDED, expired)
+            self._tell(expired)
 
     def _abandon_imports(self) -> None:
         for bulk_id in self._bulks.stale_imports(self._import_timeout):
             cancelled = self._bulks.cancel_bulk(bulk_id, BulkState.ABANDONED)
+            self._signals.send(Channel.CANCELLED, cancelled)
+            self._tell(cancelled)
             log.warning("bulk.abandoned", bulk=bulk_id, rows=len(cancelled))
+
+    def _tell(self, ended: Sequence[str]) -> None:
+        """Count the jobs that ended here, and wake whoever waits for them."""
+        for start in range(0, len(ended), TELL_JOBS):
+            ids = ended[start : start + TELL_JOBS]
+            for job in self._store.get_many(ids).values():
+                telemetry.jobs_ended.labels(job.request.model, job.state).inc()
+            self._signals.send(Channel.ENDED, ids)
 
     def _ring_again(self) -> None:
         """Ring for models that have ready jobs and no ticket: lost ones, or later attempts."""

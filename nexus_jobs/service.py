@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nexus_jobs import telemetry
 from nexus_jobs.errors import Conflict, NotFound
 from nexus_jobs.intake import Intake
 from nexus_jobs.job import Job, Request, State
@@ -65,11 +66,14 @@ class JobService:
             NotFound: there is no such job.
             Conflict: it ended before.
         """
+        before = self.get(job_id)
         job = self._store.cancel(job_id)
         if job is None:
             raise NotFound(f"there is no job {job_id!r}")
-        if job.state != State.CANCELLED:
-            raise Conflict(f"job {job_id} has ended before: it {job.state}")
+        if not before.ended and job.state is State.CANCELLED:
+            telemetry.jobs_ended.labels(job.request.model, job.state).inc()
+        if job.state is not State.CANCELLED:
+            raise Conflict(f"job {job_id} has ended before; its state is {job.state}")
         for channel in Channel:
             self._signals.send(channel, [job_id])
         return job

@@ -36,7 +36,10 @@ queue_seconds = Histogram(
 
 
 def configure_logging(level: int = logging.INFO) -> None:
-    """Human-readable lines in a terminal (or with FORCE_COLOR), JSON elsewhere; on stderr."""
+    """Human-readable lines in a terminal (or with FORCE_COLOR), JSON elsewhere; on stderr.
+
+    What libraries log, from warnings on, looks the same.
+    """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -54,14 +57,24 @@ def configure_logging(level: int = logging.INFO) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    libraries = logging.StreamHandler(sys.stderr)
+    remove_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    libraries.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared, processors=[remove_meta, renderer]
+        )
+    )
+    logging.basicConfig(handlers=[libraries], level=logging.WARNING, force=True)
 
 
 def serve_metrics(port: int) -> None:
     """Serve this process's metrics on 127.0.0.1 at `port` or the next free one; 0: not at all."""
-    for candidate in range(port, port + 100 if port else 0):
+    for candidate in range(port, min(port + 100, 65536) if port else 0):
         try:
             start_http_server(candidate, addr="127.0.0.1")
         except OSError:  # another worker of this host has it
             continue
         structlog.get_logger(__name__).info("metrics.served", port=candidate)
         return
+    if port:
+        structlog.get_logger(__name__).warning("metrics.unserved", port=port)

@@ -34,7 +34,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from nexus_jobs.adapters.writer_queue import WriterQueue
 from nexus_jobs.errors import ConfigError, Conflict, StoreUnavailable
 
-BUSY_TIMEOUT = 60.0
+BUSY_TIMEOUT = 10.0
 """Seconds a SQLite writer waits for those of other processes."""
 CONNECT_TIMEOUT = 5
 """Seconds to wait for a PostgreSQL server to answer."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+import time
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -13,6 +14,9 @@ from nexus_jobs.client import LONGEST_WAIT, Client, Document
 from nexus_jobs.job import TERMINAL, State
 
 app = typer.Typer(help="Single jobs.", no_args_is_help=True)
+
+PAUSE: Final = 0.5
+"""Seconds between questions to a server that answers them at once."""
 
 JobId = Annotated[str, typer.Argument(metavar="JOB")]
 
@@ -81,7 +85,10 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 
 def _ended(client: Client, job: Document) -> Document:
     while job["state"] not in TERMINAL:
+        asked = time.monotonic()
         job = client.job(job["id"], wait=LONGEST_WAIT)
+        if time.monotonic() - asked < PAUSE:  # the server has no place left for who waits
+            time.sleep(PAUSE)
     return job
 
 

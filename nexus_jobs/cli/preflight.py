@@ -22,9 +22,12 @@ def locked(data_dir: Path) -> Iterator[bool]:
     """Hold the data folder; yields whether the run before this one ended cleanly.
 
     Raises:
-        ConfigError: another `nexus up` holds the folder.
+        ConfigError: another `nexus up` holds the folder, or it cannot be made.
     """
-    data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"the data folder {data_dir} cannot be made: {error.strerror}") from error
     with (data_dir / "nexus.lock").open("a+") as file:
         file.seek(0)
         pid = file.read().strip()
@@ -62,6 +65,9 @@ def check_ports(ports: Mapping[str, tuple[str, int]], *, patient: bool) -> None:
     Raises:
         ConfigError: a port is in use.
     """
+    numbers = [port for _, port in ports.values()]
+    if len(set(numbers)) < len(numbers):
+        raise ConfigError(f"{' and '.join(ports)} name the same port {numbers[0]}")
     deadline = time.monotonic() + (_LEFTOVERS_SECONDS if patient else 0)
     for option, (host, port) in ports.items():
         while not _is_free(host, port):

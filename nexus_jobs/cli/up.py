@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from nexus_jobs.cli.roles import STOP_SECONDS
 from nexus_jobs.client import Client
 from nexus_jobs.config import ModelConfig, Settings, load_models, load_settings
 from nexus_jobs.errors import ConfigError, ModelUnavailable
+from nexus_jobs.exposition import SHARED_FOLDER
 from nexus_jobs.supervisor import Child, Emit, Supervisor
 
 OURSELVES: Final = "nexus"
@@ -103,6 +105,7 @@ def roles(settings: Settings, workers: int) -> list[Child]:
         "NEXUS_SERVER__PORT": str(settings.server.port),
         "PYTHONUNBUFFERED": "1",
     }
+    env[SHARED_FOLDER] = str(_empty_folder(settings.data_dir.absolute() / "metrics"))
     if sys.stdout.isatty():
         env["FORCE_COLOR"] = "1"  # their output is a pipe to us, and ours a terminal
 
@@ -117,6 +120,13 @@ def roles(settings: Settings, workers: int) -> list[Child]:
         *(child(name, "worker", "--name", name, drain=1, grace=grace) for name in names),
         child("scheduler", "scheduler", drain=2, grace=0),
     ]
+
+
+def _empty_folder(folder: Path) -> Path:
+    """For the metrics of this run; counters begin at 0 when the platform starts."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
 
 
 def printer() -> Emit:
