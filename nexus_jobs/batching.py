@@ -41,18 +41,13 @@ class BatchPolicy:
     max_join_tokens: int | None = None
 
     def decide(self, now: float, seen: Snapshot) -> Decision:
-        """Whether to claim now. A poll that is due claims without having been told of a job."""
+        """Whether to claim now. Without having been told of a job, only when a poll is due."""
         free = self.slots - seen.held
         if free <= 0:
             return Decision(0, float("inf"))
-        if now >= seen.next_poll:
-            return Decision(free, seen.next_poll)
-        if seen.since is None:
-            return Decision(0, seen.next_poll)
-        start_at = seen.since + self.max_wait
-        if seen.held or seen.expected >= self.slots or now >= start_at:
-            return Decision(free, seen.next_poll)
-        return Decision(0, min(start_at, seen.next_poll))
+        start_at = seen.next_poll if seen.since is None else seen.since + self.max_wait
+        told = seen.since is not None and (seen.held > 0 or seen.expected >= self.slots)
+        return Decision(free if told or now >= start_at else 0, start_at)
 
     def joining(self, prompt_lengths: Iterable[int]) -> int:
         """How many of the waiting prompts, in order, join at this step.

@@ -8,6 +8,7 @@ from nexus_jobs import telemetry
 from nexus_jobs.caching import TieredCache
 from nexus_jobs.config import ModelConfig
 from nexus_jobs.job import (
+    TERMINAL,
     Event,
     FinishReason,
     Job,
@@ -33,7 +34,8 @@ class Row:
 
     @property
     def id(self) -> str:
-        return self.job.id
+        """Names the attempt, since two of one job may meet in a batch after a lapsed lease."""
+        return self.sequence.id
 
     @property
     def prompt_length(self) -> int:
@@ -68,7 +70,9 @@ class Row:
         )
 
     def _result(self) -> Result:
-        text, stopped = self._before_stop(self._tokenizer.decode(self._tokens))
+        params = self.sequence.params
+        at_least = max(0, params.min_tokens - 1)
+        text, stopped = _first_stop(params.stop, self._tokens, at_least, self._tokenizer)
         return Result(
             text=text,
             finish_reason=FinishReason.STOP if stopped else self.finish_reason or FinishReason.STOP,
@@ -84,18 +88,8 @@ class Row:
             return False
         # A token is at least one byte, so this tail holds any stop string the new tokens end.
         longest = max(len(stop.encode()) for stop in params.stop)
-        tail = self._tokenizer.decode(self._tokens[-(longest + new + 3) :])
-        return any(stop in tail for stop in params.stop)
-
-    def _before_stop(self, text: str) -> tuple[str, bool]:
-        """The text up to the first stop string that counts, and whether there was one."""
-        params = self.sequence.params
-        if not params.stop:
-            return text, False
-        kept = len(self._tokenizer.decode(self._tokens[: max(0, params.min_tokens - 1)]))
-        found = [text.find(stop, max(0, kept - len(stop) + 1)) for stop in params.stop]
-        ends = [at for at in found if at >= 0]
-        return (text[: min(ends)], True) if ends else (text, False)
+        tail = self._tokens[-(longest + new + 3) :]
+        return _first_stop(params.stop, tail, len(tail) - new, self._tokenizer)[1]
 
 
 def prepare(job: Job, model: ModelConfig, tokenizer: Tokenizer) -> Row:
@@ -105,7 +99,7 @@ def prepare(job: Job, model: ModelConfig, tokenizer: Tokenizer) -> Row:
         InvalidRequest: the prompt does not fit the model.
     """
     ids = prompt_ids(job.request, model, tokenizer)
-    return Row(job, TokenSequence(job.id, ids, job.request.params), tokenizer)
+    return Row(job, TokenSequence(str(job.lease), ids, job.request.params), tokenizer)
 
 
 class Settlement:
@@ -132,7 +126,9 @@ class Settlement:
                 and states.get(outcome.lease.job_id) is State.SUCCEEDED
             }
         )
-        self._signals.send(Channel.ENDED, list(states))
+        self._signals.send(
+            Channel.ENDED, [job_id for job_id, state in states.items() if state in TERMINAL]
+        )
         for job, outcome in zip(jobs, outcomes, strict=True):
             _count(job, outcome, states.get(job.id))
 
@@ -143,9 +139,24 @@ def _count(job: Job, outcome: Outcome, state: State | None) -> None:
         if outcome.event is not Event.RELEASE:
             telemetry.leases_lost.labels(model).inc()
         return
+    if state not in TERMINAL:
+        return
     telemetry.jobs_ended.labels(model, state).inc()
     if outcome.result is not None:
         telemetry.prompt_tokens.labels(model).inc(outcome.result.prompt_tokens)
         telemetry.generation_tokens.labels(model).inc(outcome.result.completion_tokens)
     if job.started_at is not None:
         telemetry.queue_seconds.labels(model).observe(max(0, job.started_at - job.submitted_at))
+
+
+def _first_stop(
+    stops: Sequence[str], tokens: Sequence[int], kept: int, tokenizer: Tokenizer
+) -> tuple[str, bool]:
+    """The text up to the first stop string that ends after the first `kept` tokens, if any."""
+    text = tokenizer.decode(tokens)
+    if not stops:
+        return text, False
+    seen = len(tokenizer.decode(tokens[:kept]))
+    found = [text.find(stop, max(0, seen - len(stop) + 1)) for stop in stops]
+    ends = [at for at in found if at >= 0]
+    return (text[: min(ends)], True) if ends else (text, False)

@@ -194,6 +194,10 @@ class Lease:
     attempt: int
     token: str
 
+    def __str__(self) -> str:
+        """Names this attempt among all attempts at all jobs."""
+        return f"{self.job_id}/{self.attempt}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:

@@ -62,8 +62,8 @@ class JobStore(Protocol):
         An outcome whose lease is no longer held changes nothing and is absent from the answer.
         """
 
-    def heartbeat(self, leases: Sequence[Lease], *, lease_seconds: float) -> set[str]:
-        """Extend leases; the ids of the jobs whose lease is still held."""
+    def heartbeat(self, leases: Sequence[Lease], *, lease_seconds: float) -> set[Lease]:
+        """Extend leases; those that are still held."""
 
     def cancel(self, job_id: str) -> Job | None:
         """Cancel a job that has not ended; the job as it stands now, or None if there is none."""

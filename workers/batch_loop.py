@@ -11,7 +11,7 @@ import structlog
 from nexus_jobs import telemetry
 from nexus_jobs.errors import EngineError
 from nexus_jobs.execution import Row
-from nexus_jobs.job import Event, JobError
+from nexus_jobs.job import Event, JobError, Lease
 from nexus_jobs.ports import Clock, Engine
 from workers.feeder import Feeder
 
@@ -34,7 +34,7 @@ class BatchLoop:
         model: str,
         engine: Engine,
         feeder: Feeder,
-        wanted: Callable[[str], bool],
+        wanted: Callable[[Lease], bool],
         leave: Leave,
         clock: Clock = time.monotonic,
     ) -> None:
@@ -45,7 +45,7 @@ class BatchLoop:
         self._clock = clock
         self._rows: dict[str, Row] = {}
         self._lock = threading.Lock()
-        self._to_evict: set[str] = set()
+        self._to_evict: set[Lease] = set()
         self._deadline = float("inf")
         self._step_seconds = telemetry.step_seconds.labels(model)
         self._batch_rows = telemetry.batch_rows.labels(model)
@@ -65,10 +65,10 @@ class BatchLoop:
             if self._clock() >= self._deadline:
                 self._let_go(self._rows.values(), Event.RELEASE)
 
-    def evict(self, job_ids: Iterable[str]) -> None:
-        """Drop these rows before the next step: cancelled, or their lease is lost."""
+    def evict(self, leases: Iterable[Lease]) -> None:
+        """Drop the rows under these leases before the next step."""
         with self._lock:
-            self._to_evict.update(job_ids)
+            self._to_evict.update(leases)
 
     def drain(self, deadline: float) -> None:
         """Let no more rows join; hand back those still running at `deadline`."""
@@ -83,7 +83,7 @@ class BatchLoop:
         for row in taken:
             row.join(now)
         self._rows.update((row.id, row) for row in taken)
-        self._let_go([row for row in taken if not self._wanted(row.id)], Event.RELEASE)
+        self._let_go([row for row in taken if not self._wanted(row.job.lease)], Event.RELEASE)
         joining = [row for row in taken if row.id in self._rows]
         try:
             self._engine.admit([row.sequence for row in joining])
@@ -112,7 +112,7 @@ class BatchLoop:
     def _evict(self) -> None:
         with self._lock:
             unwanted, self._to_evict = self._to_evict, set()
-        rows = [self._rows[job_id] for job_id in unwanted if job_id in self._rows]
+        rows = [self._rows[str(lease)] for lease in unwanted if str(lease) in self._rows]
         for row in rows:
             self._engine.evict(row.id)
         # The store knows that they ended, so this outcome will find no lease and change nothing.

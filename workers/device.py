@@ -14,8 +14,10 @@ from nexus_jobs.config import ModelConfig, Settings
 from nexus_jobs.errors import StoreUnavailable
 from nexus_jobs.execution import Settlement
 from nexus_jobs.fleet import WorkerReport
+from nexus_jobs.job import Lease
 from nexus_jobs.ports import Channel, Engine, FleetStore, JobStore, Signals
 from workers.runner import ModelRunner
+from workers.threads import vital_thread
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +46,7 @@ class Device:
         self._store = store
         self._fleet = fleet
         self._stopped = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name="heart", daemon=True)
+        self._heart = vital_thread("heart", self._beat)
         self._runners: Mapping[str, ModelRunner] = {
             model.name: ModelRunner(
                 model,
@@ -58,7 +60,7 @@ class Device:
             )
             for model in models
         }
-        signals.listen(Channel.CANCELLED, self._evict)
+        signals.listen(Channel.CANCELLED, self._cancelled)
 
     def start(self) -> None:
         """Begin to load all models."""
@@ -95,8 +97,8 @@ class Device:
         interval = self._settings.jobs.lease_seconds / HEARTBEATS_PER_LEASE
         while not self._stopped.is_set():
             try:
-                self._fleet.report(self._report())
                 self._extend_leases()
+                self._fleet.report(self._report())
             except StoreUnavailable as error:
                 log.warning("heartbeat.failed", reason=str(error))
             self._stopped.wait(interval)
@@ -106,11 +108,16 @@ class Device:
         if not leases:
             return
         held = self._store.heartbeat(leases, lease_seconds=self._settings.jobs.lease_seconds)
-        self._evict([lease.job_id for lease in leases if lease.job_id not in held])
+        lost = set(leases) - held
+        self._evict(lost.__contains__)
 
-    def _evict(self, job_ids: Sequence[str]) -> None:
+    def _cancelled(self, job_ids: Sequence[str]) -> None:
+        ids = set(job_ids)
+        self._evict(lambda lease: lease.job_id in ids)
+
+    def _evict(self, lost: Callable[[Lease], bool]) -> None:
         for runner in self._runners.values():
-            runner.evict(job_ids)
+            runner.evict(lost)
 
     def _report(self) -> WorkerReport:
         return WorkerReport(

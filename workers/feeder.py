@@ -46,10 +46,11 @@ class Feeder:
         self._next_poll = 0.0
         self._stopping = False
 
-    def credit(self, count: int, *, wait: bool) -> None:
-        """Take note of `count` new jobs; if asked, wait until a claim has answered for them.
+    def credit(self, count: int, *, at_most: float | None) -> None:
+        """Take note of `count` new jobs and wait until a claim has answered for them.
 
-        Waiting keeps the ticket's thread busy, which leaves further tickets to other workers.
+        Waiting (`at_most` so many seconds) keeps the ticket's thread busy, which leaves further
+        tickets to other workers.
         """
         with self._changed:
             self._announced += count
@@ -57,8 +58,7 @@ class Feeder:
             if self._since is None:
                 self._since = self._clock()
             self._changed.notify_all()
-            if wait:
-                self._changed.wait_for(lambda: self._stopping or self._answered >= mine)
+            self._changed.wait_for(lambda: self._stopping or self._answered >= mine, at_most)
 
     def run(self) -> None:
         """Claim whenever the policy says so, until `stop`."""

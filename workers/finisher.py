@@ -11,7 +11,7 @@ import structlog
 
 from nexus_jobs.errors import StoreUnavailable
 from nexus_jobs.execution import Settlement
-from nexus_jobs.job import Job, Outcome
+from nexus_jobs.job import Event, Job, JobError, Outcome
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +61,7 @@ class Finisher:
         if not group:
             return
         jobs = [finished.job for finished in group]
-        outcomes = [finished.outcome() for finished in group]
+        outcomes = [_outcome(finished) for finished in group]
         while True:
             try:
                 self._settlement.settle(jobs, outcomes)
@@ -72,3 +72,13 @@ class Finisher:
                     break
                 time.sleep(RETRY_SECONDS)
         self._settled(jobs)
+
+
+def _outcome(finished: Finished) -> Outcome:
+    """The outcome; if it cannot be made, that is this attempt's affair alone."""
+    try:
+        return finished.outcome()
+    except Exception as error:  # a decoder may raise anything
+        log.exception("outcome.failed", job=finished.job.id)
+        failure = JobError("internal_error", type(error).__name__)
+        return Outcome(lease=finished.job.lease, event=Event.REQUEUE, error=failure)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -21,6 +20,7 @@ from nexus_jobs.ports import Engine, JobStore
 from workers.batch_loop import BatchLoop
 from workers.feeder import Feeder
 from workers.finisher import Finished, Finisher
+from workers.threads import vital_thread
 
 log = structlog.get_logger(__name__)
 
@@ -55,14 +55,14 @@ class ModelRunner:
         self._poll_seconds = poll_seconds
         self._tickets = threading.BoundedSemaphore(waiting_tickets)
         self._lock = threading.Lock()
-        self._leases: dict[str, Lease] = {}
+        self._leases: set[Lease] = set()
         self._state = ServedModel(ModelState.LOADING, slots=model.max_batch_size)
         self._loaded, self._stopping = threading.Event(), threading.Event()
         self._deadline = float("inf")
         self._feeder: Feeder | None = None
         self._loop: BatchLoop | None = None
         self._finisher = Finisher(settlement, self._settled)
-        self._main = _thread(f"batch {model.name}", self._run)
+        self._main = vital_thread(f"batch {model.name}", self._run)
 
     def start(self) -> None:
         """Begin loading; jobs are claimed once the model is ready."""
@@ -71,30 +71,31 @@ class ModelRunner:
     def credit(self, count: int) -> None:
         """A ticket came in: wait with it until its jobs are claimed.
 
-        Only so many tickets of one model wait, so that another model's tickets find a free
-        thread; further ones are noted and let go, since idle workers look for jobs anyway.
+        Only so many tickets of one model wait for ever; further ones are let go after a while,
+        so that another model's tickets find a free thread. No job depends on them.
         """
-        wait = self._tickets.acquire(blocking=False)
+        may_stay = self._tickets.acquire(blocking=False)
+        at_most = None if may_stay else self._poll_seconds
         try:
-            if wait:
-                self._loaded.wait()
+            self._loaded.wait(at_most)
             if self._feeder is not None:
-                self._feeder.credit(count, wait=wait)
+                self._feeder.credit(count, at_most=at_most)
         finally:
-            if wait:
+            if may_stay:
                 self._tickets.release()
 
     def leases(self) -> list[Lease]:
         """The leases of all jobs that are here and wanted, from claim to commit."""
         with self._lock:
-            return list(self._leases.values())
+            return list(self._leases)
 
-    def evict(self, job_ids: Iterable[str]) -> None:
-        """Drop those of the jobs that are here: cancelled, or their lease is lost."""
+    def evict(self, lost: Callable[[Lease], bool]) -> None:
+        """Drop the jobs that were cancelled or whose lease is lost."""
         with self._lock:
-            here = [job_id for job_id in job_ids if self._leases.pop(job_id, None)]
-        if here and self._loop is not None:
-            self._loop.evict(here)
+            gone = set(filter(lost, self._leases))
+            self._leases -= gone
+        if gone and self._loop is not None:
+            self._loop.evict(gone)
 
     def report(self) -> ServedModel:
         """What the fleet may know about this model here."""
@@ -104,12 +105,12 @@ class ModelRunner:
     def drain(self, deadline: float) -> None:
         """Claim no more, and hand back what still runs at `deadline` (monotonic seconds)."""
         with self._lock:
-            self._deadline = deadline
+            self._deadline = min(self._deadline, deadline)
             self._stopping.set()
             self._loaded.set()
             if self._loop is not None:
                 self._state = replace(self._state, state=ModelState.DRAINING)
-                self._loop.drain(deadline)
+                self._loop.drain(self._deadline)
 
     def join(self) -> None:
         """Wait until all rows are committed or handed back; call `drain` first."""
@@ -134,8 +135,8 @@ class ModelRunner:
     def _serve(self, engine: Engine) -> None:
         feeder, loop = self._assemble(engine)
         threads = [
-            _thread(f"feeder {self.model.name}", feeder.run),
-            _thread(f"finisher {self.model.name}", self._finisher.run),
+            vital_thread(f"feeder {self.model.name}", feeder.run),
+            vital_thread(f"finisher {self.model.name}", self._finisher.run),
         ]
         for thread in threads:
             thread.start()
@@ -148,7 +149,7 @@ class ModelRunner:
 
     def _assemble(self, engine: Engine) -> tuple[Feeder, BatchLoop]:
         policy = BatchPolicy(
-            slots=self.model.max_batch_size,
+            slots=engine.slots,
             max_wait=self.model.max_wait_ms / 1000,
             max_join_tokens=None if engine.bounds_prefill else self.model.max_batch_tokens,
         )
@@ -163,7 +164,7 @@ class ModelRunner:
             model=self.model.name,
             engine=engine,
             feeder=feeder,
-            wanted=self._leases.__contains__,
+            wanted=lambda lease: lease in self._leases,
             leave=self._leave,
         )
         with self._lock:
@@ -180,39 +181,28 @@ class ModelRunner:
             self.model.name, limit, worker=self._worker, lease_seconds=self._lease_seconds
         )
         with self._lock:
-            self._leases.update((job.id, job.lease) for job in jobs)
+            self._leases.update(job.lease for job in jobs)
         return jobs
 
     def _prepare(self, engine: Engine, job: Job) -> Row | None:
         try:
-            return prepare(job, self.model, engine.tokenizer)
+            return prepare(job, self._limits(engine), engine.tokenizer)
         except InvalidRequest as error:
-            failure = JobError(error.code, str(error))
-            outcome = Outcome(lease=job.lease, event=Event.FAIL, error=failure)
-            self._finisher.put(Finished(job, lambda: outcome))
-            return None
+            event, failure = Event.FAIL, JobError(error.code, str(error))
+        except Exception as error:  # whatever a tokenizer stumbles over is this job's affair alone
+            log.exception("prepare.failed", job=job.id)
+            event, failure = Event.REQUEUE, JobError("internal_error", type(error).__name__)
+        outcome = Outcome(lease=job.lease, event=event, error=failure)
+        self._finisher.put(Finished(job, lambda: outcome))
+        return None
+
+    def _limits(self, engine: Engine) -> ModelConfig:
+        """The model with the length that the engine really has room for."""
+        return self.model.model_copy(update={"max_sequence_length": engine.max_sequence_length})
 
     def _leave(self, row: Row, event: Event, error: JobError | None) -> None:
         self._finisher.put(Finished(row.job, lambda: row.outcome(event, error)))
 
     def _settled(self, jobs: Sequence[Job]) -> None:
         with self._lock:
-            for job in jobs:
-                self._leases.pop(job.id, None)
-
-
-def _thread(name: str, run: Callable[[], None]) -> threading.Thread:
-    """A thread that takes the process along when it dies of a bug.
-
-    A worker that claims jobs and never ends them is worse than one that is gone: then its leases
-    lapse and whoever supervises it starts another.
-    """
-
-    def guarded() -> None:
-        try:
-            run()
-        except BaseException:
-            log.exception("thread.died", thread=name)
-            os._exit(70)  # EX_SOFTWARE of sysexits.h
-
-    return threading.Thread(target=guarded, name=name, daemon=True)
+            self._leases.difference_update(job.lease for job in jobs)

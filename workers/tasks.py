@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import structlog
 from celery import Celery, signals
 from kombu import Queue
 
@@ -12,10 +15,12 @@ from nexus_jobs.adapters.celery_tickets import TICKET_TASK, model_of, queue_of
 from nexus_jobs.adapters.engines.build import build_engine
 from nexus_jobs.bootstrap import Platform, connect
 from nexus_jobs.config import ModelConfig, Settings
-from nexus_jobs.errors import ConfigError
+from nexus_jobs.errors import ConfigError, NexusError
 from nexus_jobs.execution import Settlement
 from nexus_jobs.telemetry import configure_logging, serve_metrics
 from workers.device import Device
+
+log = structlog.get_logger(__name__)
 
 WAITING_TICKETS = 2
 """Tickets of one model that may wait in a worker, each on a thread of its own."""
@@ -32,10 +37,26 @@ def register(app: Celery, settings: Settings) -> None:
     app.task(generate, name=TICKET_TASK, ignore_result=True)
     # that somebody listens here keeps Celery from setting up logging of its own
     signals.setup_logging.connect(lambda **_: None, weak=False)
-    signals.celeryd_init.connect(life.configure, weak=False)
-    signals.worker_init.connect(life.start, weak=False)
+    signals.celeryd_init.connect(_or_exit(life.configure), weak=False)
+    signals.worker_init.connect(_or_exit(life.start), weak=False)
     signals.worker_shutting_down.connect(life.drain, weak=False)
     signals.worker_shutdown.connect(life.stop, weak=False)
+
+
+def _or_exit(begin: Callable[..., None]) -> Callable[..., None]:
+    """Celery ignores the exceptions of signal handlers, but not this one.
+
+    A worker that could not start must end, so that whoever supervises it sees it and tries again.
+    """
+
+    def handler(**keywords: Any) -> None:
+        try:
+            begin(**keywords)
+        except NexusError as error:
+            log.error("worker.failed", reason=str(error))
+            raise SystemExit(1) from error
+
+    return handler
 
 
 class _Life:
@@ -50,11 +71,12 @@ class _Life:
         """Before the worker reads its settings: logging, and a thread for each waiting ticket."""
         configure_logging()
         queues = options.get("queues")
-        self._platform = connect(self._settings)
+        self._platform = connect(self._settings, answers=False)
         if not queues:
             queues = [queue_of(model.name) for model in self._platform.store.models()]
             conf.task_queues = [Queue(name) for name in queues]
-        conf.worker_concurrency = WAITING_TICKETS * len(queues) + 1
+        spare = len(queues) > 1  # for the tickets that may not stay
+        conf.worker_concurrency = WAITING_TICKETS * len(queues) + spare
 
     def start(self, sender: Any, **_: Any) -> None:
         """When the worker knows its queues: load their models."""
@@ -81,9 +103,12 @@ class _Life:
         self.device.start()
 
     def drain(self, **_: Any) -> None:
-        """On the first SIGTERM, in the signal handler: claim no more and let the tickets go."""
+        """On SIGTERM: claim no more and let the tickets go.
+
+        On a thread of its own, since a signal handler must not wait for locks.
+        """
         if self.device is not None:
-            self.device.drain()
+            threading.Thread(target=self.device.drain, name="drain").start()
 
     def stop(self, **_: Any) -> None:
         """When Celery has let its threads go: see the running rows to their end."""

@@ -122,10 +122,10 @@ class MemoryJobs:
                     moved[job.id] = job.state
         return moved
 
-    def heartbeat(self, leases: Sequence[Lease], *, lease_seconds: float) -> set[str]:
+    def heartbeat(self, leases: Sequence[Lease], *, lease_seconds: float) -> set[Lease]:
         with self._lock:
-            held = {lease.job_id for lease in leases if self._holds(lease)}
-            self._lapses_at |= dict.fromkeys(held, time.time() + lease_seconds)
+            held = {lease for lease in leases if self._holds(lease)}
+            self._lapses_at |= {lease.job_id: time.time() + lease_seconds for lease in held}
         return held
 
     def cancel(self, job_id: str) -> Job | None:

@@ -65,12 +65,13 @@ class SqlLeases:
                 _record(connection, event, ended, at)
         return {o.lease.job_id: target(event) for event, ended in by_event.items() for o in ended}
 
-    def heartbeat(self, leases: Sequence[Lease], *, lease_seconds: float) -> set[str]:
+    def heartbeat(self, leases: Sequence[Lease], *, lease_seconds: float) -> set[Lease]:
         with self._database.write() as connection:
             until = now(connection) + lease_seconds
-            held = {lease.job_id for lease in _lock_held(connection, leases)}
+            held = set(_lock_held(connection, leases))
+            ids = [lease.job_id for lease in held]
             connection.execute(
-                update(jobs).where(jobs.c.id.in_(held)).values(lease_expires_at=until)
+                update(jobs).where(jobs.c.id.in_(ids)).values(lease_expires_at=until)
             )
         return held
 

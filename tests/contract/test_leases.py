@@ -189,7 +189,7 @@ def test_a_lost_lease_does_not_spoil_the_group(store: Store) -> None:
 
 def test_a_heartbeat_keeps_the_lease(store: Store) -> None:
     kept = running(store, lease_seconds=0.01)
-    assert store.heartbeat([kept.lease], lease_seconds=60.0) == {kept.id}
+    assert store.heartbeat([kept.lease], lease_seconds=60.0) == {kept.lease}
     lapsing = running(store, lease_seconds=0.01)
     assert eventually(store.requeue_lapsed) == {lapsing.id: State.QUEUED}
     assert stored(store, kept).state is State.RUNNING
@@ -200,7 +200,7 @@ def test_a_heartbeat_tells_which_leases_are_lost(store: Store) -> None:
     cancelled, kept = claim(store, 2)
     store.cancel(cancelled.id)
     leases = [cancelled.lease, kept.lease]
-    assert store.heartbeat(leases, lease_seconds=60.0) == {kept.id}
+    assert store.heartbeat(leases, lease_seconds=60.0) == {kept.lease}
     assert store.heartbeat([], lease_seconds=60.0) == set()
 
 

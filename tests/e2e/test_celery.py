@@ -17,6 +17,15 @@ def test_celery_shows_the_queue_of_every_model(stack):
         assert f"nexus.{model}" in shown
 
 
+def test_a_worker_that_cannot_start_says_why_and_ends(stack):
+    command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-Q", "nexus.typo"]
+    ended = subprocess.run(
+        command, env=stack.env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 1
+    assert "'nexus.typo' is of no registered model" in ended.stderr
+
+
 def test_flower_shows_workers_queues_and_tickets(stack):
     port = free_port()
     flower = subprocess.Popen(

@@ -9,6 +9,7 @@ import pytest
 from nexus_jobs.bootstrap import build_memory_services
 from nexus_jobs.config import ModelConfig
 from nexus_jobs.errors import Conflict, InvalidRequest, NotFound, QueueUnavailable
+from nexus_jobs.execution import Settlement
 from nexus_jobs.job import (
     Cached,
     Event,
@@ -129,6 +130,24 @@ class TestWaiting:
         threading.Timer(0.05, finish_all, [services]).start()
         assert [job.id for job in services.jobs.wait(ids, 30)] == ids
 
+    def test_a_job_that_is_handed_back_makes_no_waiter_spin(self, services, monkeypatch):
+        (job,) = services.jobs.submit([ask()])
+        store = services.platform.store
+        settlement = Settlement(
+            store=store, cache=services.platform.cache, signals=services.platform.signals
+        )
+        reads = []
+        get_many = store.get_many
+        monkeypatch.setattr(store, "get_many", lambda ids: reads.append(1) or get_many(ids))
+
+        def hand_back():
+            (claimed,) = store.claim("simulated", 1, worker="w", lease_seconds=60)
+            settlement.settle([claimed], [Outcome(lease=claimed.lease, event=Event.RELEASE)])
+
+        threading.Timer(0.05, hand_back).start()
+        assert services.jobs.wait([job.id], 0.5)[0].state is State.QUEUED
+        assert len(reads) < 5
+
     def test_an_unknown_job_is_not_waited_for(self, services):
         with pytest.raises(NotFound):
             services.jobs.wait(["nope"], 30)
@@ -199,6 +218,30 @@ class TestBulks:
         with pytest.raises(ZeroDivisionError):
             self.submit(services, "prompt\na\nb\nc\nd\n")
         assert finish_all(services) == 0
+
+    def test_a_completed_bulk_cannot_be_cancelled(self, services):
+        bulk = self.submit(services, "prompt\na\n")
+        finish_all(services)
+        with pytest.raises(Conflict):
+            services.bulks.cancel(bulk.id)
+        assert services.bulks.status(bulk.id).state == "completed"
+
+    def test_a_bulk_can_be_cancelled_twice(self, services):
+        bulk = self.submit(services, "prompt\na\n")
+        for _ in range(2):
+            assert services.bulks.cancel(bulk.id).state == "cancelled"
+
+    def test_an_import_is_not_finished_before_every_row_is_in(self, services, monkeypatch):
+        seen = []
+        accept = services.platform.store.accept_bulk
+
+        def look_first(bulk_id):
+            seen.append(services.bulks.status(bulk_id))
+            return accept(bulk_id)
+
+        monkeypatch.setattr(services.platform.store, "accept_bulk", look_first)
+        self.submit(services, "prompt\na\n")
+        assert (seen[0].state, seen[0].finished_at) == ("importing", None)
 
     def test_unknown_bulks_are_not_found(self, services):
         for call in (services.bulks.status, services.bulks.cancel, services.bulks.export_csv):

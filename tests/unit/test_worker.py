@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from nexus_jobs.adapters.engines.simulated import SimulatedEngine
+from nexus_jobs.adapters.engines.simulated import SimulatedEngine, SimulatedTokenizer
 from nexus_jobs.bootstrap import connect_memory
 from nexus_jobs.config import ModelConfig, Settings, SimulatedTimes
-from nexus_jobs.errors import EngineError, ModelUnavailable
+from nexus_jobs.errors import EngineError, ModelUnavailable, StoreUnavailable
 from nexus_jobs.execution import Settlement
 from nexus_jobs.fleet import ModelState
 from nexus_jobs.job import FinishReason, NewJob, Request, SamplingParams, State
@@ -22,8 +22,11 @@ MODEL = ModelConfig(name="simulated", type="simulated", max_batch_size=4)
 class Worker:
     """A device on memory adapters, and short ways to use it."""
 
-    def __init__(self, build=None, model=MODEL, **worker):
-        settings = Settings(worker={"poll_seconds": 0.05, "grace_seconds": 5, **worker})
+    def __init__(self, build=None, model=MODEL, grace_seconds=5, lease_seconds=15):
+        settings = Settings(
+            worker={"poll_seconds": 0.05, "grace_seconds": grace_seconds},
+            jobs={"lease_seconds": lease_seconds},
+        )
         self.platform = connect_memory([model], settings)
         self.store = self.platform.store
         self.device = Device(
@@ -133,6 +136,13 @@ def test_text_ends_before_a_stop_string(start):
     assert (job.result.text.rstrip(), job.result.finish_reason) == ("one two", FinishReason.STOP)
 
 
+def test_a_stop_string_counts_only_after_min_tokens(start):
+    worker = start()
+    options = {"max_tokens": 50, "stop": ("one",), "min_tokens": 3}
+    (job,) = worker.ended(worker.add("one two three four one five", **options))
+    assert job.result.text.rstrip() == "one two three four"
+
+
 def test_a_prompt_that_does_not_fit_fails_without_a_retry(start):
     worker = start(model=MODEL.model_copy(update={"max_sequence_length": 129}))
     (job,) = worker.ended(worker.add("word " * 400))
@@ -149,6 +159,56 @@ def test_a_cancelled_row_leaves_the_batch_and_frees_its_slot(start):
     worker.ended([fifth])
     assert worker.state(ids[1]) is State.RUNNING
     assert worker.state(ids[0]) is State.CANCELLED
+
+
+def test_a_lapsed_and_reclaimed_job_costs_no_slot(start, monkeypatch):
+    worker = start(slow_engine, lease_seconds=0.2)
+    options = {"max_tokens": 200, "ignore_eos": True}
+    ids = worker.add(*["x"] * 3, **options)
+    until(lambda: all(worker.state(i) is State.RUNNING for i in ids))
+    with monkeypatch.context() as paused:
+        paused.setattr(worker.store, "heartbeat", away)
+        until(worker.store.requeue_lapsed, timeout=5)
+        worker.device.credit("simulated", 3)
+        until(lambda: any(worker.store.get(i).attempt == 2 for i in ids))
+    assert {job.state for job in worker.ended(ids)} == {State.SUCCEEDED}
+    four = worker.add(*["x"] * 4, **options)
+    until(lambda: all(worker.state(i) is State.RUNNING for i in four))
+
+
+def away(*_, **__):
+    raise StoreUnavailable("away")
+
+
+class Undecodable(SimulatedTokenizer):
+    def decode(self, token_ids):
+        text = super().decode(token_ids)
+        if "poison" in text:
+            raise RuntimeError("cannot decode")
+        return text
+
+
+def test_an_answer_that_cannot_be_decoded_is_its_own_jobs_affair(start):
+    def undecodable(model):
+        made = engine(model)
+        made.tokenizer = Undecodable()
+        return made
+
+    worker = start(undecodable)
+    poison, fine = worker.ended(worker.add("poison", "fine"))
+    assert (poison.state, poison.error.code) == (State.DEAD, "internal_error")
+    assert (fine.state, fine.attempt) == (State.SUCCEEDED, 1)
+
+
+def test_a_full_model_keeps_its_tickets_from_others_only_for_a_while(start):
+    worker = start(slow_engine)
+    worker.add(*["x"] * 20, max_tokens=200, ignore_eos=True)
+    until(lambda: worker.store.counts().get(("simulated", State.RUNNING)) == 4)
+    for _ in range(2):
+        threading.Thread(target=worker.device.credit, args=("simulated", 10), daemon=True).start()
+    started = time.monotonic()
+    worker.device.credit("simulated", 10)
+    assert 0.05 <= time.monotonic() - started < 5
 
 
 class BreaksOnce:
@@ -193,7 +253,7 @@ def test_a_stopping_worker_finishes_what_runs_and_takes_nothing_new():
     worker = Worker(slow_engine)
     worker.device.start()
     running = worker.add(*["x"] * 4, max_tokens=40, ignore_eos=True)
-    until(lambda: all(worker.state(i) is State.RUNNING for i in running))
+    until(lambda: worker.device._report().models["simulated"].running == 4)
     waiting = worker.add("later")
     worker.device.drain()
     worker.device.join()
