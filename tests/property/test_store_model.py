@@ -41,6 +41,7 @@ from nexus_jobs.job import (
     State,
 )
 from nexus_jobs.ports import JobFilter
+from tests.contract.stores import Store
 
 MODELS = ("a", "b")
 RESULT = Result(text="x", finish_reason=FinishReason.LENGTH, prompt_tokens=1, completion_tokens=2)
