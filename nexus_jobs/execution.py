@@ -15,9 +15,18 @@ from nexus_jobs.job import (
     JobError,
     Outcome,
     Result,
+    SamplingParams,
     State,
 )
-from nexus_jobs.ports import Channel, JobStore, Progress, Signals, Tokenizer, TokenSequence
+from nexus_jobs.ports import (
+    Channel,
+    Engine,
+    JobStore,
+    Progress,
+    Signals,
+    Tokenizer,
+    TokenSequence,
+)
 from nexus_jobs.prompting import prompt_ids
 
 
@@ -100,6 +109,18 @@ def prepare(job: Job, model: ModelConfig, tokenizer: Tokenizer) -> Row:
     """
     ids = prompt_ids(job.request, model, tokenizer)
     return Row(job, TokenSequence(str(job.lease), ids, job.request.params), tokenizer)
+
+
+def warm_up(engine: Engine) -> None:
+    """Run a short prompt, so that the first job meets an engine that has done its first run.
+
+    Raises:
+        EngineError: the engine cannot run.
+    """
+    prompt = engine.tokenizer.encode("Hello")
+    engine.admit([TokenSequence("warm-up", prompt, SamplingParams(max_tokens=2, ignore_eos=True))])
+    while not any(progress.finish_reason for progress in engine.step()):
+        pass
 
 
 class Settlement:

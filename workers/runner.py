@@ -12,8 +12,8 @@ import structlog
 
 from nexus_jobs.batching import BatchPolicy
 from nexus_jobs.config import ModelConfig
-from nexus_jobs.errors import ConfigError, InvalidRequest, ModelUnavailable
-from nexus_jobs.execution import Row, Settlement, prepare
+from nexus_jobs.errors import ConfigError, EngineError, InvalidRequest, ModelUnavailable
+from nexus_jobs.execution import Row, Settlement, prepare, warm_up
 from nexus_jobs.fleet import ModelState, ServedModel
 from nexus_jobs.job import Event, Job, JobError, Lease, Outcome
 from nexus_jobs.ports import Engine, JobStore
@@ -125,11 +125,15 @@ class ModelRunner:
     def _load(self) -> Engine | None:
         while not self._stopping.is_set():
             try:
-                return self._build_engine(self.model)
-            except (ModelUnavailable, ConfigError) as error:
+                engine = self._build_engine(self.model)
+                if self.model.warmup:
+                    warm_up(engine)
+            except (ModelUnavailable, ConfigError, EngineError) as error:
                 log.error("model.failed", model=self.model.name, reason=str(error))
                 self._state = replace(self._state, state=ModelState.FAILED, reason=str(error))
                 self._stopping.wait(RELOAD_SECONDS)
+            else:
+                return engine
         return None
 
     def _serve(self, engine: Engine) -> None:

@@ -18,12 +18,10 @@ from nexus_jobs.config import Precision
 from nexus_jobs.errors import ModelUnavailable
 
 _BUILDER: Final = "onnxruntime_genai.models.builder"
-_OPTIONS: Final[dict[Precision, list[str]]] = {
-    "int8": ["block_size=128"],  # a quarter faster than blocks of 32, and 8 bits bear it
-    "int4": ["block_size=32"],
-    "fp16": [],
-    "fp32": [],
-}
+_INT8: Final = ("block_size=64", "is_symmetric=false")
+"""An eighth faster than the builder's blocks of 32, and as near to float32. Blocks of 128 are
+faster still, but further off, and their kernels round a row by how many share its batch.
+"""
 
 
 def dequantise(gguf: Path, target: Path) -> None:
@@ -62,7 +60,7 @@ def build_onnx(huggingface: Path, target: Path, precision: Precision = "int8") -
             text=True,
         )
         if outcome.returncode:
-            words = "\n".join(outcome.stdout.splitlines()[-3:])
+            words = outcome.stdout.strip().rpartition("\n")[2]
             raise ModelUnavailable(f"{huggingface} cannot be built as ONNX {precision}: {words}")
 
 
@@ -113,6 +111,6 @@ def _builder_command(
         "--execution_provider": "cuda" if precision == "fp16" else "cpu",
         "--cache_dir": scratch,
     }
-    options = ["prune_lm_head=true", "hf_token=false", *_OPTIONS[precision]]
+    options = ["prune_lm_head=true", "hf_token=false", *(_INT8 if precision == "int8" else ())]
     words = [word for argument in arguments.items() for word in argument]
     return [sys.executable, "-m", _BUILDER, *words, "--extra_options", *options]

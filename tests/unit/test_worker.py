@@ -221,7 +221,7 @@ class BreaksOnce:
         return getattr(self.inner, name)
 
     def step(self):
-        if not self.broken:
+        if not self.broken and "warm-up" not in self.inner._rows:
             self.broken = True
             for row in list(self.inner._rows):
                 self.inner.evict(row)

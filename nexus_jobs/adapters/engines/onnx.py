@@ -75,7 +75,7 @@ class OnnxBackend:
         self._mask = decoder["inputs"]["attention_mask"]
         self._dtype = _dtype(self._session, self._names[0][0])
         heads, size = decoder["num_key_value_heads"], decoder["head_size"]
-        shape = (_even(slots), heads, min(_FIRST_CAPACITY, longest), size)
+        shape = (slots, heads, min(_FIRST_CAPACITY, longest), size)
         self._cache = [np.empty(shape, self._dtype) for _ in self._names]
         self._bindings: dict[int, Any] = {}
 
@@ -88,14 +88,11 @@ class OnnxBackend:
     def decode(self, tokens: Ints, lengths: Ints) -> Floats:
         total = int(lengths.max()) + 1
         self._reserve(total)
-        rows = _even(len(tokens))
+        rows = len(tokens)
         if rows not in self._bindings:
             self._bindings[rows] = self._binding(0, rows)
-        ids = np.zeros((rows, 1), np.int64)
-        ids[: len(tokens), 0] = tokens
-        mask = np.ones((rows, total), np.int64)
-        mask[: len(tokens)] = np.arange(total) <= lengths[:, None]
-        return self._run(self._bindings[rows], ids, mask)[: len(tokens)]
+        mask = (np.arange(total) <= lengths[:, None]).astype(np.int64)
+        return self._run(self._bindings[rows], tokens[:, None], mask)
 
     def move(self, source: int, target: int, length: int) -> None:
         for buffer in self._cache:
@@ -127,11 +124,6 @@ class OnnxBackend:
         grown = min(max(length, 2 * capacity), self._longest)
         self._cache = [_lengthened(buffer, grown) for buffer in self._cache]
         self._bindings.clear()
-
-
-def _even(rows: int) -> int:
-    """Quantised kernels take rows in pairs and round a last single one differently; so none is."""
-    return rows + rows % 2
 
 
 def _session(model: Path, threads: int) -> Any:

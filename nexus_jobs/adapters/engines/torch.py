@@ -45,8 +45,8 @@ class TorchEngine(SteppingEngine):
             model = _load(folder, dtype, device)
         except Exception as error:  # transformers raises no narrower class
             raise ModelUnavailable(f"{folder} cannot be loaded: {error}") from error
-        config = model.config.get_text_config()
-        length = min(max_sequence_length, config.max_position_embeddings)
+        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        length = min(max_sequence_length, context or max_sequence_length)
         backend = TorchBackend(model, slots, length)
         backend.require_ragged_rows()
         super().__init__(
