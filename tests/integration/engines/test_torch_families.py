@@ -1,0 +1,117 @@
+"""The torch engine on small models of other families, with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    MambaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen3Config,
+)
+
+from nexus_jobs.adapters.engines.simulated import SimulatedTokenizer
+from nexus_jobs.adapters.engines.torch import TorchEngine
+from nexus_jobs.errors import ModelUnavailable
+from nexus_jobs.job import SamplingParams
+from nexus_jobs.ports import TokenSequence
+from tests.integration.engines.batches import alone, in_company
+
+SMALL = {"vocab_size": 200, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+LLAMA_LIKE = SMALL | {"num_key_value_heads": 2, "intermediate_size": 96, "head_dim": 16}
+
+FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
+    "qwen3": (Qwen3Config, LLAMA_LIKE),
+    "gpt_neox": (GPTNeoXConfig, SMALL | {"intermediate_size": 96}),
+    "gpt2": (
+        GPT2Config,
+        {"vocab_size": 200, "n_embd": 64, "n_layer": 2, "n_head": 4, "eos_token_id": 3},
+    ),
+    "mistral, window of 8": (MistralConfig, LLAMA_LIKE | {"sliding_window": 8}),
+    "gemma3, window of 8 in one layer": (
+        Gemma3TextConfig,
+        LLAMA_LIKE | {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
+    ),
+}
+
+
+def save(config: PreTrainedConfig, folder: Path) -> Path:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    for weight in model.parameters():  # far from 0, so that no two tokens are nearly as likely
+        torch.nn.init.normal_(weight, std=0.3)
+    model.save_pretrained(folder)
+    return folder
+
+
+def load(folder: Path) -> TorchEngine:
+    return TorchEngine(
+        folder, tokenizer=SimulatedTokenizer(), slots=5, max_sequence_length=128, threads=1
+    )
+
+
+def sequences() -> list[TokenSequence]:
+    random = np.random.default_rng(1)
+    return [
+        TokenSequence(
+            f"{index}",
+            random.integers(10, 200, length).tolist(),
+            SamplingParams(max_tokens=12, ignore_eos=True, temperature=index % 2, seed=index),
+        )
+        for index, length in enumerate((1, 3, 8, 9, 15, 16, 17, 18, 30, 33, 50, 70))
+    ]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_family_answers_alike_alone_and_in_company(family: str, tmp_path: Path) -> None:
+    kind, arguments = FAMILIES[family]
+    engine = load(save(kind(**arguments), tmp_path))
+    assert engine.reproducible
+    assert in_company(engine, sequences()) == alone(engine, sequences())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_family_answers_like_transformers_itself(family: str, tmp_path: Path) -> None:
+    kind, arguments = FAMILIES[family]
+    folder = save(kind(**arguments), tmp_path)
+    answers = in_company(load(folder), sequences())
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    for sequence in sequences():
+        if sequence.params.temperature == 0:
+            assert answers[sequence.id] == plain_greedy(model, sequence)
+
+
+@pytest.mark.parametrize("config", [MambaConfig(**SMALL), BloomConfig(vocab_size=200)])
+def test_a_family_that_cannot_be_batched_is_refused(
+    config: PreTrainedConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelUnavailable, match=config.model_type):
+        load(save(config, tmp_path))
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match="cannot be loaded"):
+        load(tmp_path)
+
+
+def plain_greedy(model: Any, sequence: TokenSequence) -> list[int]:
+    """Greedy tokens by a whole pass for each, without any cache."""
+    ids = list(sequence.prompt)
+    eos = model.generation_config.eos_token_id
+    with torch.inference_mode():
+        for _ in range(sequence.params.max_tokens):
+            logits = model(torch.tensor([ids]), use_cache=False).logits[0, -1]
+            if eos is not None:
+                logits[eos] = -torch.inf
+            ids.append(int(logits.argmax()))
+    return ids[len(sequence.prompt) :]
