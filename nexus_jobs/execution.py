@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from nexus_jobs import telemetry
 from nexus_jobs.caching import TieredCache
 from nexus_jobs.config import ModelConfig
+from nexus_jobs.errors import InvalidRequest
 from nexus_jobs.job import (
     TERMINAL,
     Event,
@@ -101,14 +102,18 @@ class Row:
         return _first_stop(params.stop, tail, len(tail) - new, self._tokenizer)[1]
 
 
-def prepare(job: Job, model: ModelConfig, tokenizer: Tokenizer) -> Row:
-    """Make a claimed job ready for an engine.
+def prepare(job: Job, model: ModelConfig, engine: Engine) -> Row:
+    """Make a claimed job ready for the engine.
 
     Raises:
-        InvalidRequest: the prompt does not fit the model.
+        InvalidRequest: the prompt does not fit, or the engine cannot keep what was asked for.
     """
-    ids = prompt_ids(job.request, model, tokenizer)
-    return Row(job, TokenSequence(str(job.lease), ids, job.request.params), tokenizer)
+    if job.request.reproducible and not engine.reproducible:
+        raise InvalidRequest.of(
+            "not_reproducible", f"answers of {engine.name} depend on what else is in the batch"
+        )
+    ids = prompt_ids(job.request, model, engine.tokenizer, engine.max_sequence_length)
+    return Row(job, TokenSequence(str(job.lease), ids, job.request.params), engine.tokenizer)
 
 
 def warm_up(engine: Engine) -> None:

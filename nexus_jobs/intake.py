@@ -148,7 +148,7 @@ class Intake:
         if not surely_fits(request, model):
             tokenizer = self._tokenizer(model)
             if tokenizer is not None:
-                prompt_ids(request, model, tokenizer)
+                prompt_ids(request, model, tokenizer, model.max_sequence_length)
 
     def _answered(self, drafts: Sequence[NewJob]) -> list[NewJob]:
         wanted = [d.fingerprint for d in drafts if d.fingerprint is not None and d.ended is None]

@@ -10,8 +10,12 @@ from nexus_jobs.job import Message, Request
 from nexus_jobs.ports import Tokenizer
 
 
-def prompt_ids(request: Request, model: ModelConfig, tokenizer: Tokenizer) -> list[int]:
+def prompt_ids(
+    request: Request, model: ModelConfig, tokenizer: Tokenizer, longest: int
+) -> list[int]:
     """The prompt as token ids, in the model's chat template where it has one.
+
+    `longest` is the room for the prompt and its answer together, in tokens.
 
     Raises:
         InvalidRequest: it does not fit the model, means nothing to it, or is a chat for a model
@@ -33,11 +37,11 @@ def prompt_ids(request: Request, model: ModelConfig, tokenizer: Tokenizer) -> li
         raise InvalidRequest.of(
             "empty_prompt", "the model's tokenizer knows nothing of this prompt", field="prompt"
         )
-    if len(ids) >= model.max_sequence_length:
+    if len(ids) >= longest:
         raise InvalidRequest.of(
             "prompt_too_long",
             f"the prompt is {len(ids)} tokens long, and model {model.name!r} takes "
-            f"{model.max_sequence_length} with the answer; shorten it",
+            f"{longest} with the answer; shorten it",
             field="messages" if request.messages else "prompt",
         )
     return ids

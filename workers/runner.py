@@ -190,7 +190,7 @@ class ModelRunner:
 
     def _prepare(self, engine: Engine, job: Job) -> Row | None:
         try:
-            return prepare(job, self._limits(engine), engine.tokenizer)
+            return prepare(job, self.model, engine)
         except InvalidRequest as error:
             event, failure = Event.FAIL, JobError(error.code, str(error))
         except Exception as error:  # whatever a tokenizer stumbles over is this job's affair alone
@@ -199,10 +199,6 @@ class ModelRunner:
         outcome = Outcome(lease=job.lease, event=event, error=failure)
         self._finisher.put(Finished(job, lambda: outcome))
         return None
-
-    def _limits(self, engine: Engine) -> ModelConfig:
-        """The model with the length that the engine really has room for."""
-        return self.model.model_copy(update={"max_sequence_length": engine.max_sequence_length})
 
     def _leave(self, row: Row, event: Event, error: JobError | None) -> None:
         self._finisher.put(Finished(row.job, lambda: row.outcome(event, error)))

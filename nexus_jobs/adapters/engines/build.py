@@ -38,7 +38,7 @@ def build_engine(config: ModelConfig, *, models_dir: Path, threads: int) -> Engi
     folder = resolve(config, models_dir)
     parts = _Parts(config, folder, FileTokenizer(folder.tokenizer), threads)
     _check_length(parts)
-    return _best(parts) if config.type == "auto" else _LOADERS[config.type](parts)
+    return _best(parts) if config.type == "auto" else _load(_LOADERS[config.type], parts)
 
 
 def load_tokenizer(config: ModelConfig, models_dir: Path) -> Tokenizer | None:
@@ -77,13 +77,25 @@ def _best(parts: _Parts) -> Engine:
     reasons = []
     for name, load in _LOADERS.items():
         try:
-            return load(parts)
+            return _load(load, parts)
         except (ConfigError, ModelUnavailable) as error:
             log.info("engine.passed_over", model=parts.config.name, engine=name, reason=str(error))
             reasons.append(f"{name}: {error}")
     raise ModelUnavailable(
         f"no engine can run model {parts.config.name} here\n" + "\n".join(reasons)
     )
+
+
+def _load(load: Callable[[_Parts], Engine], parts: _Parts) -> Engine:
+    """An engine, unless it finds that it cannot keep what the model promises."""
+    engine = load(parts)
+    if parts.config.reproducible and not engine.reproducible:
+        engine.close()
+        raise ConfigError(
+            f"model {parts.config.name}: {engine.name} rounds differently in company on this "
+            "processor; another precision may not"
+        )
+    return engine
 
 
 def _openvino(parts: _Parts) -> Engine:
