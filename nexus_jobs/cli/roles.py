@@ -86,7 +86,11 @@ def flower(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on.")] = 5555,
 ) -> None:
-    """Serve Flower, the monitor of Celery workers and tasks."""
+    """Serve Flower, the monitor of Celery workers and tasks.
+
+    Its pages are open to who reaches the port; its HTTP API, which can stop workers, asks for a
+    login unless FLOWER_UNAUTHENTICATED_API is true.
+    """
     _celery("flower", f"--address={host}", f"--port={port}")
 
 
