@@ -55,12 +55,11 @@ def build_onnx(huggingface: Path, target: Path, precision: Precision = "int8") -
         outcome = subprocess.run(  # noqa: S603
             _builder_command(huggingface, folder, scratch, precision),
             env=os.environ | {"HF_HUB_OFFLINE": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            capture_output=True,
             text=True,
         )
         if outcome.returncode:
-            words = outcome.stdout.strip().rpartition("\n")[2]
+            words = (outcome.stderr or outcome.stdout).strip().rpartition("\n")[2]
             raise ModelUnavailable(f"{huggingface} cannot be built as ONNX {precision}: {words}")
 
 
