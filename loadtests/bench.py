@@ -27,7 +27,7 @@ from rich.table import Table
 
 from loadtests.prompts import varied_prompts
 from nexus_jobs.adapters.model_files import pull
-from nexus_jobs.config import load_settings
+from nexus_jobs.config import load_models, load_settings
 from tests.e2e.stack import Stack, until
 
 RESULTS = Path(__file__).parent / "results"
@@ -122,9 +122,10 @@ def _resident(stack: Stack) -> Iterator[tuple[str, float]]:
 
 def batching(make_stack: Callable[[list[dict[str, Any]]], Stack]) -> dict[str, Any]:
     """The default settings against one by one, on the same file."""
-    defaults = {"path": MODEL, "max_batch_size": 32}
+    (shipped,) = (m for m in load_models(load_settings().models_file) if m.name == MODEL)
+    settings = shipped.model_dump(mode="json", exclude_unset=True) | {"path": MODEL}
     stack = make_stack(
-        [{"name": "batched", **defaults}, {"name": "alone", **defaults, "max_batch_size": 1}]
+        [settings | {"name": "batched"}, settings | {"name": "alone", "max_batch_size": 1}]
     )
     rows = [{"prompt": text, "max_tokens": most} for text, most in varied_prompts(200)]
     for name in ("batched", "alone"):
