@@ -100,13 +100,13 @@ class BatchLoop:
             return
         now = self._clock()
         self._step_seconds.observe(now - started)
-        done = [
-            row
-            for progress in steps
-            if (row := self._rows.get(progress.sequence_id)) and row.advance(progress, now)
-        ]
-        for row in done:
-            self._engine.evict(row.id)
+        done = []
+        for progress in steps:
+            row = self._rows[progress.sequence_id]
+            if row.advance(progress, now):
+                done.append(row)
+                if progress.finish_reason is None:  # a stop string, of which the engine knows not
+                    self._engine.evict(row.id)
         self._let_go(done, Event.SUCCEED)
 
     def _evict(self) -> None:

@@ -30,7 +30,17 @@ FRANCE = "What is the capital of France?"
 
 @pytest.fixture(scope="module")
 def loaded(models_dir: Path) -> Iterator[Engine]:
-    engine = build_engine(CONFIG, models_dir=models_dir, threads=2)
+    """In this process, where a test can break it."""
+    folder = models_dir / "smollm2-135m"
+    engine = OpenVinoEngine(
+        folder / "gguf" / "model.gguf",
+        tokenizer=FileTokenizer(folder / "tokenizer"),
+        slots=CONFIG.max_batch_size,
+        max_sequence_length=CONFIG.max_sequence_length,
+        max_batch_tokens=CONFIG.max_batch_tokens,
+        threads=2,
+        name="openvino Q4_1",
+    )
     yield engine
     engine.close()
 

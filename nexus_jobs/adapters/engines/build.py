@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from nexus_jobs.adapters.engines.process import ProcessEngine
 from nexus_jobs.adapters.engines.simulated import SimulatedEngine, SimulatedTokenizer
 from nexus_jobs.adapters.model_files import ONNX_PRECISION, build, resolve
 from nexus_jobs.adapters.model_folder import GGUF, HUGGINGFACE, ONNX, ModelFolder
@@ -99,8 +101,6 @@ def _load(load: Callable[[_Parts], Engine], parts: _Parts) -> Engine:
 
 
 def _openvino(parts: _Parts) -> Engine:
-    from nexus_jobs.adapters.engines.openvino import OpenVinoEngine
-
     config, folder = parts.config, parts.folder
     _require_cpu(config, "openvino")
     if config.reproducible:
@@ -114,13 +114,22 @@ def _openvino(parts: _Parts) -> Engine:
             f"({folder.manifest.precision}); leave precision out, or take type onnx"
         )
     folder.format(GGUF)
+    check_installed("openvino_genai", extra="cpu")
+    # The library's step holds Python's global lock from beginning to end.
+    build = partial(_openvino_inside, config, folder, parts.threads)
+    return ProcessEngine(build, parts.tokenizer)
+
+
+def _openvino_inside(config: ModelConfig, folder: ModelFolder, threads: int) -> Engine:
+    from nexus_jobs.adapters.engines.openvino import OpenVinoEngine
+
     return OpenVinoEngine(
         folder.gguf,
-        tokenizer=parts.tokenizer,
+        tokenizer=FileTokenizer(folder.tokenizer),
         slots=config.max_batch_size,
         max_sequence_length=config.max_sequence_length,
         max_batch_tokens=config.max_batch_tokens,
-        threads=parts.threads,
+        threads=threads,
         name=f"openvino {folder.manifest.precision}",
     )
 

@@ -1,0 +1,100 @@
+"""What an engine in a process of its own promises."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+
+from nexus_jobs.adapters.engines.process import ProcessEngine
+from nexus_jobs.adapters.engines.simulated import SimulatedEngine, SimulatedTokenizer
+from nexus_jobs.config import SimulatedTimes
+from nexus_jobs.errors import EngineError, ModelUnavailable
+from nexus_jobs.job import FinishReason, SamplingParams
+from nexus_jobs.ports import TokenSequence
+from tests.e2e.stack import until
+
+BUILD = partial(SimulatedEngine, SimulatedTimes(), 4, 64)
+TOKENIZER = SimulatedTokenizer()
+
+
+def sequence(name: str, text: str, **params) -> TokenSequence:
+    return TokenSequence(name, TOKENIZER.encode(text), SamplingParams(**params))
+
+
+@pytest.fixture
+def engine():
+    made = ProcessEngine(BUILD, TOKENIZER)
+    yield made
+    made.close()
+
+
+def child() -> int:
+    (process,) = multiprocessing.active_children()
+    return process.pid
+
+
+def test_it_is_the_engine_that_it_runs(engine):
+    assert (engine.name, engine.slots, engine.max_sequence_length) == ("simulated", 4, 64)
+    engine.admit([sequence("a", "one two"), sequence("b", "on and on", max_tokens=9)])
+    engine.evict("b")
+    first, second = engine.step(), engine.step()
+    assert [progress.sequence_id for progress in first + second] == ["a", "a"]
+    assert second[0].finish_reason is FinishReason.STOP
+    assert TOKENIZER.decode([*first[0].token_ids, *second[0].token_ids]) == "one two"
+    assert engine.step() == []
+
+
+def test_a_killed_process_fails_its_rows_and_is_replaced(engine):
+    engine.admit([sequence("a", "lost")])
+    os.kill(child(), signal.SIGKILL)
+    with pytest.raises(EngineError, match="its process died"):
+        engine.step()
+    assert engine.step() == []
+    engine.admit([sequence("b", "found")])
+    assert engine.step()[0].sequence_id == "b"
+
+
+def test_nothing_is_left_after_close():
+    engine = ProcessEngine(BUILD, TOKENIZER)
+    engine.close()
+    assert multiprocessing.active_children() == []
+
+
+def unavailable() -> SimulatedEngine:
+    raise ModelUnavailable("pull it first")
+
+
+def test_a_model_that_is_not_there_is_told_as_here():
+    with pytest.raises(ModelUnavailable, match="pull it first"):
+        ProcessEngine(unavailable, TOKENIZER)
+    until(lambda: not multiprocessing.active_children())
+
+
+def test_it_ends_with_the_process_that_it_serves():
+    script = (
+        "import multiprocessing, sys\n"
+        "from tests.integration.test_process_engine import BUILD, TOKENIZER, ProcessEngine\n"
+        "if __name__ == '__main__':\n"
+        "    engine = ProcessEngine(BUILD, TOKENIZER)\n"
+        "    print(multiprocessing.active_children()[0].pid, flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.communicate()
+    until(lambda: not _runs(pid), timeout=20)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
