@@ -58,6 +58,26 @@ def test_a_killed_process_fails_its_rows_and_is_replaced(engine):
     assert engine.step()[0].sequence_id == "b"
 
 
+def test_rows_that_died_while_others_joined_are_told_at_the_next_step(engine):
+    engine.admit([sequence("a", "lost")])
+    os.kill(child(), signal.SIGKILL)
+    with pytest.raises(EngineError):
+        engine.admit([sequence("b", "refused")])
+    engine.admit([sequence("c", "lost with the others")])
+    with pytest.raises(EngineError, match="its process died"):
+        engine.step()
+    assert engine.step() == []
+
+
+def test_a_row_of_a_dead_process_can_be_evicted(engine):
+    engine.admit([sequence("a", "lost"), sequence("b", "lost")])
+    os.kill(child(), signal.SIGKILL)
+    engine.evict("a")
+    with pytest.raises(EngineError):
+        engine.step()
+    assert engine.step() == []
+
+
 def test_nothing_is_left_after_close():
     engine = ProcessEngine(BUILD, TOKENIZER)
     engine.close()

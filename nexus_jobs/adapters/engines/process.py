@@ -38,17 +38,32 @@ class ProcessEngine:
     def __init__(self, build: Callable[[], Engine], tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self._build = build
+        self._rows: set[str] = set()
+        self._lost = False
+        """Rows died with a process, and no step has told so yet."""
         self._start()
 
     def admit(self, sequences: Sequence[TokenSequence]) -> None:
         self._call("admit", sequences)
+        self._rows.update(sequence.id for sequence in sequences)
 
     def step(self) -> list[Progress]:
-        progress: list[Progress] = self._call("step")
+        try:
+            if self._lost:
+                raise EngineError(f"{self.name}: its process died")
+            progress: list[Progress] = self._call("step")
+        except EngineError:
+            for sequence_id in self._rows.copy():
+                self.evict(sequence_id)
+            self._lost = False
+            raise
+        self._rows.difference_update(row.sequence_id for row in progress if row.finish_reason)
         return progress
 
     def evict(self, sequence_id: str) -> None:
-        self._call("evict", sequence_id)
+        self._rows.discard(sequence_id)
+        with suppress(EngineError):  # a process that died has dropped it as well
+            self._call("evict", sequence_id)
 
     def close(self) -> None:
         self._pipe.close()
@@ -74,6 +89,8 @@ class ProcessEngine:
             self._pipe.send((method, arguments))
             return self._answer()
         except (EOFError, OSError) as error:
+            self._lost = bool(self._rows)
+            self._rows.clear()
             self.close()
             self._start()
             raise EngineError(f"{self.name}: its process died") from error
