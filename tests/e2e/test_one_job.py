@@ -119,6 +119,8 @@ def test_the_metrics_count_what_was_done(stack):
     stack.generate(model="simulated", prompt="count me", cache="no")
     metrics = stack.http.get("/metrics").text
     assert 'nexus_jobs_submitted_total{model="simulated"}' in metrics
+    # counted by the worker, which is another process
+    assert 'nexus_jobs_ended_total{model="simulated",state="succeeded"}' in metrics
     assert "nexus_jobs_waiting" in metrics
 
 
