@@ -125,16 +125,22 @@ class ModelRunner:
     def _load(self) -> Engine | None:
         while not self._stopping.is_set():
             try:
-                engine = self._build_engine(self.model)
-                if self.model.warmup:
-                    warm_up(engine)
+                return self._warm_engine()
             except (ModelUnavailable, ConfigError, EngineError) as error:
                 log.error("model.failed", model=self.model.name, reason=str(error))
                 self._state = replace(self._state, state=ModelState.FAILED, reason=str(error))
                 self._stopping.wait(RELOAD_SECONDS)
-            else:
-                return engine
         return None
+
+    def _warm_engine(self) -> Engine:
+        engine = self._build_engine(self.model)
+        try:
+            if self.model.warmup:
+                warm_up(engine)
+        except EngineError:
+            engine.close()
+            raise
+        return engine
 
     def _serve(self, engine: Engine) -> None:
         feeder, loop = self._assemble(engine)

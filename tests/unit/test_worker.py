@@ -211,6 +211,26 @@ def test_a_full_model_keeps_its_tickets_from_others_only_for_a_while(start):
     assert 0.05 <= time.monotonic() - started < 5
 
 
+class NeverRuns:
+    """An engine that loads and cannot run."""
+
+    def __init__(self, closed):
+        self.tokenizer, self.closed = SimulatedTokenizer(), closed
+
+    def admit(self, sequences):
+        raise EngineError("illegal instruction")
+
+    def close(self):
+        self.closed.append(self)
+
+
+def test_an_engine_that_fails_its_warm_up_is_closed_and_the_model_not_ready(start):
+    closed = []
+    worker = start(lambda model: NeverRuns(closed))
+    until(lambda: worker.device._report().models["simulated"].state is ModelState.FAILED)
+    assert len(closed) == 1
+
+
 class BreaksOnce:
     """An engine whose first step fails as real ones do."""
 
