@@ -94,6 +94,15 @@ def test_a_model_that_is_not_there_is_told_as_here():
     until(lambda: not multiprocessing.active_children())
 
 
+def dying() -> SimulatedEngine:
+    os._exit(3)
+
+
+def test_a_library_that_kills_its_process_makes_the_model_unavailable():
+    with pytest.raises(ModelUnavailable, match="died while it loaded"):
+        ProcessEngine(dying, TOKENIZER)
+
+
 def test_it_ends_with_the_process_that_it_serves():
     script = (
         "import multiprocessing, sys\n"

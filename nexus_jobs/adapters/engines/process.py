@@ -13,7 +13,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from nexus_jobs.errors import EngineError, NexusError
+from nexus_jobs.errors import EngineError, ModelUnavailable, NexusError
 from nexus_jobs.ports import Engine, Progress, Tokenizer, TokenSequence
 
 STOP_SECONDS: Final = 10.0
@@ -26,7 +26,7 @@ class ProcessEngine:
     Text is tokenised on this side. When the process dies, its rows fail and another is started.
 
     Raises:
-        ModelUnavailable: as `build` does.
+        ModelUnavailable: as `build` does, or the process dies of it.
     """
 
     name: str
@@ -80,7 +80,7 @@ class ProcessEngine:
         try:
             facts = self._answer()
         except EOFError as error:
-            raise EngineError("the engine's process died while it loaded the model") from error
+            raise ModelUnavailable("the engine's process died while it loaded the model") from error
         for fact, value in zip(_FACTS, facts, strict=True):
             setattr(self, fact, value)
 
