@@ -115,13 +115,15 @@ class BulkService:
         Raises:
             InvalidRequest: the file as a whole cannot be used; nothing was accepted.
         """
-        layout = files.inspect(stream)
+        self._intake.model(model)
         written = {"priority": str(BULK_PRIORITY), **defaults}
+        options = parse_text(Generation, written)
+        layout = files.inspect(stream)  # last, since it reads the whole file
         plan = _Plan(
-            model=self._intake.model(model).name,
+            model=model,
             columns=layout.columns,
             prompt_at=files.prompt_column(layout, prompt_column),
-            defaults=parse_text(Generation, written),
+            defaults=options,
             written=written,
         )
         bulk = self._begin(model, filename, layout.columns, layout.total)

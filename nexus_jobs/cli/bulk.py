@@ -19,7 +19,7 @@ app = typer.Typer(help="Files of prompts.", no_args_is_help=True)
 BulkId = Annotated[str, typer.Argument(metavar="BULK")]
 InputFile = Annotated[
     Path,
-    typer.Argument(exists=True, dir_okay=False, readable=True, help="A CSV or JSONL file."),
+    typer.Argument(exists=True, dir_okay=False, readable=True, help="A CSV file of prompts."),
 ]
 OutputFile = Annotated[Path | None, typer.Option(help="Where the answers go.", dir_okay=False)]
 
