@@ -120,6 +120,17 @@ class TestWaiting:
         (ended,) = services.jobs.wait([job.id], 30)
         assert ended.state is State.SUCCEEDED
 
+    def test_a_job_that_ended_before_does_not_delay_the_others(self, services, monkeypatch):
+        monkeypatch.setattr("nexus_jobs.waiting.LOOK_AGAIN_SECONDS", 60)
+        (before,) = services.jobs.submit([ask("before")])
+        finish_all(services)
+        (later,) = services.jobs.submit([ask("later")])
+        threading.Timer(0.05, finish_all, [services]).start()
+        started = time.monotonic()
+        ended = services.jobs.wait([before.id, later.id], 10)
+        assert [job.state for job in ended] == [State.SUCCEEDED] * 2
+        assert time.monotonic() - started < 9
+
     def test_it_gives_the_job_as_it_stands_when_time_is_up(self, services):
         (job,) = services.jobs.submit([ask()])
         assert services.jobs.wait([job.id], 0.05)[0].state is State.QUEUED
