@@ -30,10 +30,10 @@ class HashingBackend:
         self.broken = False
         self.rows_decoded: list[int] = []
 
-    def prefill(self, first: int, tokens: Ints) -> None:
+    def prefill(self, first: int, tokens: Ints, start: int) -> None:
         if self.broken:
             raise RuntimeError("no memory")
-        self.cache[first : first + len(tokens), : tokens.shape[1]] = tokens
+        self.cache[first : first + len(tokens), start : start + tokens.shape[1]] = tokens
 
     def decode(self, tokens: Ints, lengths: Ints) -> Floats:
         if self.broken:

@@ -79,11 +79,16 @@ class OnnxBackend:
         self._cache = [np.empty(shape, self._dtype) for _ in self._names]
         self._bindings: dict[int, Any] = {}
 
-    def prefill(self, first: int, tokens: Ints) -> None:
-        self._reserve(tokens.shape[1])
-        binding = self._binding(first, len(tokens))
-        # The mask hides nothing: a real token never looks at the padding that comes after it.
-        self._run(binding, tokens, np.ones_like(tokens))
+    def prefill(self, first: int, tokens: Ints, start: int) -> None:
+        rows, length = tokens.shape
+        self._reserve(start + length)
+        # GroupQueryAttention takes several rows of several tokens only if nothing is cached.
+        together = 1 if start else rows
+        for row in range(0, rows, together):
+            part = tokens[row : row + together]
+            # The mask hides nothing: a real token never looks at the padding that comes after it.
+            mask = np.ones((len(part), start + length), np.int64)
+            self._run(self._binding(first + row, len(part)), part, mask)
 
     def decode(self, tokens: Ints, lengths: Ints) -> Floats:
         total = int(lengths.max()) + 1

@@ -21,8 +21,11 @@ _BUCKET: Final = 16
 class Backend(Protocol):
     """The forward passes of a model over a cache of slots; slots 0 to n - 1 hold the batch."""
 
-    def prefill(self, first: int, tokens: Ints) -> None:
-        """Cache `tokens` [rows, length], padded at the end, in the slots from `first` on."""
+    def prefill(self, first: int, tokens: Ints, start: int) -> None:
+        """Cache `tokens` [rows, length], padded at the end, at the positions from `start` on.
+
+        The slots are those from `first` on; they hold what lies before `start` already.
+        """
 
     def decode(self, tokens: Ints, lengths: Ints) -> Floats:
         """Cache one more token in each of the first slots; returns logits [rows, vocabulary].
@@ -31,7 +34,7 @@ class Backend(Protocol):
         """
 
     def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` tokens of one slot to another."""
+        """Copy the first `length` tokens of one slot to another, whose own are lost."""
 
 
 @dataclass(slots=True)
@@ -119,7 +122,7 @@ class SteppingEngine:
                 tokens = np.zeros((len(bucket), length), np.int64)
                 for row, prompt in zip(tokens, bucket, strict=True):
                     row[: len(prompt) - 1] = prompt[:-1]
-                self._backend.prefill(first, tokens)
+                self._backend.prefill(first, tokens, 0)
             first += len(bucket)
 
     def _padded_length(self, prompt: Sequence[int]) -> int:

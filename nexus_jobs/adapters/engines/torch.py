@@ -68,9 +68,10 @@ class TorchBackend:
         self._cache = SlotCache(slots, longest)
 
     @torch.inference_mode()
-    def prefill(self, first: int, tokens: Ints) -> None:
-        self._cache.expect_prompts(first, tokens.shape[1])
-        positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+    def prefill(self, first: int, tokens: Ints, start: int = 0) -> None:
+        end = start + tokens.shape[1]
+        self._cache.expect_prompts(first, start, end)
+        positions = np.broadcast_to(np.arange(start, end), tokens.shape)
         # No mask but the causal one: a real token never looks at the padding that comes after it.
         self._model.base_model(
             input_ids=self._tensor(tokens),
@@ -108,8 +109,8 @@ class TorchBackend:
         try:
             row = np.arange(6)
             plain = self._model(input_ids=self._tensor(row[None])).logits[0, -1]
-            self.prefill(0, np.arange(10)[None])
-            self.prefill(1, row[None, :-1])
+            self.prefill(0, np.arange(10)[None], 0)
+            self.prefill(1, row[None, :-1], 0)
             beside = self.decode(np.array([10, row[-1]]), np.array([10, 5]))[1]
         except Exception as error:  # whatever an architecture raises that is not made for this
             raise ModelUnavailable(f"{self._model.config.model_type} cannot be batched") from error
