@@ -27,21 +27,21 @@ class SlotCache(Cache):
         self._longest = _rounded(longest)
         self._capacity = min(_FIRST_CAPACITY, self._longest)
         self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._first = 0
+        self._first = self._start = 0
         self._at: torch.Tensor | None = None
         self._span = 0
 
-    def expect_prompts(self, first: int, length: int) -> None:
-        """The next pass brings prompts of `length`, for the slots from `first` on."""
-        self._first, self._at = first, None
-        self._reserve(length)
+    def expect_prompts(self, first: int, start: int, end: int) -> None:
+        """The next pass brings tokens at the positions `start` to `end`, for slots from `first`."""
+        self._first, self._start, self._at, self._span = first, start, None, end
+        self._reserve(end)
 
     def expect_tokens(self, at: torch.Tensor, longest: int) -> int:
         """The next pass brings a token a row, at the positions `at` [rows] of the first slots.
 
         Returns how many keys the pass will see; `longest` is the longest row, with its new token.
         """
-        self._at, self._span = at, _rounded(longest)
+        self._first, self._at, self._span = 0, at, _rounded(longest)
         self._reserve(longest)
         return self._span
 
@@ -55,15 +55,13 @@ class SlotCache(Cache):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store what a layer computed, [rows, heads, tokens, head size]; returns what to look at.
 
-        A prompt looks at itself only.
+        A prompt looks at itself and at what its slot holds before it.
         """
         if layer_idx == len(self._buffers):
             self._buffers.append((self._empty(key_states), self._empty(value_states)))
         keys, values = self._store(layer_idx, key_states, value_states)
-        if self._at is None:
-            return key_states, value_states
-        rows = len(self._at)
-        return keys[:rows, :, : self._span], values[:rows, :, : self._span]
+        rows = slice(self._first, self._first + len(key_states))
+        return keys[rows, :, : self._span], values[rows, :, : self._span]
 
     def move(self, source: int, target: int, length: int) -> None:
         for pair in self._buffers:
@@ -71,8 +69,8 @@ class SlotCache(Cache):
                 buffer[target, :, :length] = buffer[source, :, :length]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
-        """How much of a row is cached before this pass: for a prompt nothing."""
-        return 0 if self._at is None else self._span - 1
+        """How much of a row is cached before this pass."""
+        return self._start if self._at is None else self._span - 1
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         return self.get_seq_length(layer_idx)
@@ -84,10 +82,11 @@ class SlotCache(Cache):
     def _store(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        rows, _, length, _ = keys.shape
+        rows = len(keys)
         for buffer, states in zip(self._buffers[layer], (keys, values), strict=True):
             if self._at is None:
-                buffer[self._first : self._first + rows, :, :length] = states
+                slots = slice(self._first, self._first + rows)
+                buffer[slots, :, self._start : self._span] = states
             else:
                 buffer[torch.arange(rows, device=states.device), :, self._at] = states[:, :, 0]
         return self._buffers[layer]

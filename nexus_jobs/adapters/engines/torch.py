@@ -68,7 +68,7 @@ class TorchBackend:
         self._cache = SlotCache(slots, longest)
 
     @torch.inference_mode()
-    def prefill(self, first: int, tokens: Ints, start: int = 0) -> None:
+    def prefill(self, first: int, tokens: Ints, start: int) -> None:
         end = start + tokens.shape[1]
         self._cache.expect_prompts(first, start, end)
         positions = np.broadcast_to(np.arange(start, end), tokens.shape)
