@@ -47,9 +47,7 @@ def cancel(services: Services, job_id: UUID) -> Response:
 
 def generate(services: Services, body: Submission) -> Response:
     seconds, applied = preferred_wait()
-    [job] = services.jobs.submit([body.to_request()])
-    if not job.ended:
-        [job] = services.jobs.wait([job.id], seconds)
+    job = services.jobs.generate(body.to_request(), seconds)
     if job.ended:
         return json_response(job_document(job), 200, applied)
     return json_response(job_document(job), 202, {**applied, **_location(job)})

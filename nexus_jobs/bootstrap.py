@@ -20,6 +20,7 @@ from nexus_jobs.adapters.redis_signals import RedisSignals
 from nexus_jobs.adapters.sql_store import SqlStore
 from nexus_jobs.bulk_service import BulkService
 from nexus_jobs.caching import StoredResults, TieredCache
+from nexus_jobs.committing import Committer
 from nexus_jobs.config import ModelConfig, Settings, load_models
 from nexus_jobs.errors import QueueUnavailable, StoreUnavailable
 from nexus_jobs.exposition import Exposition
@@ -69,6 +70,7 @@ class Services:
     bulks: BulkService
     fleet: FleetStore
     metrics: Exposition
+    committer: Committer
     platform: Platform
 
     def checks(self) -> dict[str, str | None]:
@@ -76,6 +78,8 @@ class Services:
         return {name: probe() for name, probe in self.platform.probes.items()}
 
     def close(self) -> None:
+        """Finish what was submitted, then close all connections."""
+        self.committer.close()
         self.platform.close()
 
 
@@ -141,21 +145,23 @@ def build_memory_services(models: Sequence[ModelConfig]) -> Services:
 def services_on(platform: Platform) -> Services:
     """The API's services on the adapters of `platform`."""
     settings, store = platform.settings, platform.store
+    signals = platform.signals
     intake = Intake(
         settings=settings.jobs,
         catalog=Catalog(store),
-        store=store,
-        cache=platform.cache,
-        tickets=platform.tickets,
         tokenizer=_tokenizers(settings.models_dir),
     )
-    watch = EndedWatch(store, platform.signals, limit=settings.server.max_waiting)
+    committer = Committer(store=store, cache=platform.cache, tickets=platform.tickets)
+    watch = EndedWatch(store, signals, limit=settings.server.max_waiting)
     return Services(
         settings=settings,
-        jobs=JobService(intake=intake, store=store, signals=platform.signals, watch=watch),
-        bulks=BulkService(intake=intake, store=store, signals=platform.signals),
+        jobs=JobService(
+            intake=intake, committer=committer, store=store, signals=signals, watch=watch
+        ),
+        bulks=BulkService(intake=intake, committer=committer, store=store, signals=signals),
         fleet=store,
         metrics=Exposition(store, settings.metrics.collection_interval),
+        committer=committer,
         platform=platform,
     )
 

@@ -10,6 +10,7 @@ from typing import IO, Final, Literal
 
 from nexus_jobs import bulk as files
 from nexus_jobs import telemetry
+from nexus_jobs.committing import Committer
 from nexus_jobs.errors import Conflict, InvalidRequest, NotFound
 from nexus_jobs.intake import Intake, new_id
 from nexus_jobs.job import (
@@ -94,8 +95,11 @@ class _Plan:
 class BulkService:
     """Take in files, tell how far they are, and give the answers back in the order of the file."""
 
-    def __init__(self, *, intake: Intake, store: BulkStore, signals: Signals) -> None:
+    def __init__(
+        self, *, intake: Intake, committer: Committer, store: BulkStore, signals: Signals
+    ) -> None:
         self._intake = intake
+        self._committer = committer
         self._store = store
         self._signals = signals
 
@@ -220,7 +224,7 @@ class BulkService:
         )
         try:
             while chunk := list(islice(numbered, CHUNK)):
-                self._intake.commit(chunk)
+                self._committer.commit(chunk)
         except BaseException:
             self._cancel(bulk.id, BulkState.ABANDONED)
             raise
@@ -229,7 +233,7 @@ class BulkService:
         cancelled = self._store.cancel_bulk(bulk_id, to)
         telemetry.jobs_ended.labels(self._get(bulk_id).model, State.CANCELLED).inc(len(cancelled))
         for channel in Channel:
-            self._signals.send(channel, cancelled)
+            self._signals.send(channel, dict.fromkeys(cancelled))
 
     def _draft(self, plan: _Plan, cells: list[str]) -> NewJob:
         try:

@@ -21,9 +21,11 @@ from nexus_jobs.job import (
 )
 from nexus_jobs.ports import (
     Channel,
+    Ending,
     Engine,
     JobStore,
     Progress,
+    Settled,
     Signals,
     Tokenizer,
     TokenSequence,
@@ -142,31 +144,46 @@ class Settlement:
         Raises:
             StoreUnavailable: nothing was recorded; the same call can be repeated.
         """
-        states = self._store.finish(outcomes)
+        settled = self._store.finish(outcomes)
+        ended = [
+            (job, outcome, settled[outcome.lease])
+            for job, outcome in zip(jobs, outcomes, strict=True)
+            if outcome.lease in settled and settled[outcome.lease].state in TERMINAL
+        ]
         self._cache.put(
             {
                 outcome.fingerprint: outcome.result
-                for outcome in outcomes
-                if outcome.result is not None
-                and outcome.fingerprint is not None
-                and states.get(outcome.lease.job_id) is State.SUCCEEDED
+                for _, outcome, _ in ended
+                if outcome.result is not None and outcome.fingerprint is not None
             }
         )
         self._signals.send(
-            Channel.ENDED, [job_id for job_id, state in states.items() if state in TERMINAL]
+            Channel.ENDED, {job.id: _ending(job, outcome, how) for job, outcome, how in ended}
         )
+        for job, outcome, how in ended:
+            _count(job, outcome, how.state)
         for job, outcome in zip(jobs, outcomes, strict=True):
-            _count(job, outcome, states.get(job.id))
+            if outcome.lease not in settled and outcome.event is not Event.RELEASE:
+                telemetry.leases_lost.labels(job.request.model).inc()
 
 
-def _count(job: Job, outcome: Outcome, state: State | None) -> None:
+def _ending(job: Job, outcome: Outcome, settled: Settled) -> Ending | None:
+    """What a waiter may be told; nobody waits for the single rows of a bulk."""
+    if job.bulk_id is not None:
+        return None
+    return Ending(
+        state=settled.state,
+        attempt=outcome.lease.attempt,
+        started_at=job.started_at,
+        finished_at=settled.at,
+        worker=job.worker,
+        result=outcome.result,
+        error=outcome.error,
+    )
+
+
+def _count(job: Job, outcome: Outcome, state: State) -> None:
     model = job.request.model
-    if state is None:
-        if outcome.event is not Event.RELEASE:
-            telemetry.leases_lost.labels(model).inc()
-        return
-    if state not in TERMINAL:
-        return
     telemetry.jobs_ended.labels(model, state).inc()
     if outcome.result is not None:
         telemetry.prompt_tokens.labels(model).inc(outcome.result.prompt_tokens)

@@ -1,26 +1,19 @@
-"""How requests become committed jobs: check, look in the cache, commit, and only then ring."""
+"""What may become a job: requests are checked against the registry and turned into drafts."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 
-import structlog
 import uuid_utils
 
-from nexus_jobs import telemetry
-from nexus_jobs.caching import TieredCache
 from nexus_jobs.config import JobSettings, ModelConfig
-from nexus_jobs.errors import InvalidRequest, QueueUnavailable
+from nexus_jobs.errors import InvalidRequest
 from nexus_jobs.fingerprint import fingerprint
-from nexus_jobs.job import Ended, Job, NewJob, Request
-from nexus_jobs.ports import FleetStore, JobStore, TicketQueue, Tokenizer
+from nexus_jobs.job import NewJob, Request
+from nexus_jobs.ports import FleetStore, Tokenizer
 from nexus_jobs.prompting import prompt_ids, surely_fits
 from nexus_jobs.spelling import did_you_mean
-
-log = structlog.get_logger(__name__)
 
 CATALOG_SECONDS = 2.0
 """How long a change of the registry may take to reach an API process."""
@@ -63,23 +56,17 @@ class Catalog:
 
 
 class Intake:
-    """The one way in for jobs, single or from a bulk."""
+    """The one check that every request passes, single or from a bulk."""
 
     def __init__(
         self,
         *,
         settings: JobSettings,
         catalog: Catalog,
-        store: JobStore,
-        cache: TieredCache,
-        tickets: TicketQueue,
         tokenizer: Callable[[ModelConfig], Tokenizer | None],
     ) -> None:
         self._settings = settings
         self._catalog = catalog
-        self._store = store
-        self._cache = cache
-        self._tickets = tickets
         self._tokenizer = tokenizer
 
     def model(self, name: str) -> ModelConfig:
@@ -105,22 +92,6 @@ class Intake:
             max_attempts=self._settings.max_attempts,
             fingerprint=fingerprint(request, model) if request.use_cache else None,
         )
-
-    def commit(self, drafts: Sequence[NewJob]) -> list[Job]:
-        """Commit the jobs, with cached answers where there are any, and ring for the others.
-
-        Raises:
-            StoreUnavailable: nothing was accepted.
-        """
-        jobs = self._store.add(self._answered(drafts))
-        waiting = Counter(job.request.model for job in jobs if not job.ended)
-        for job in jobs:
-            telemetry.jobs_submitted.labels(job.request.model).inc()
-            if job.ended:
-                telemetry.jobs_ended.labels(job.request.model, job.state).inc()
-        if waiting:
-            self._ring(waiting)
-        return jobs
 
     def _check(self, request: Request, model: ModelConfig) -> None:
         field = "prompt" if request.messages is None else "messages"
@@ -149,20 +120,3 @@ class Intake:
             tokenizer = self._tokenizer(model)
             if tokenizer is not None:
                 prompt_ids(request, model, tokenizer, model.max_sequence_length)
-
-    def _answered(self, drafts: Sequence[NewJob]) -> list[NewJob]:
-        wanted = [d.fingerprint for d in drafts if d.fingerprint is not None and d.ended is None]
-        known = self._cache.find(wanted) if wanted else {}
-        return [
-            replace(draft, ended=Ended(*known[draft.fingerprint]))
-            if draft.fingerprint in known
-            else draft
-            for draft in drafts
-        ]
-
-    def _ring(self, counts: Counter[str]) -> None:
-        try:
-            self._tickets.ring(counts)
-        except QueueUnavailable as error:
-            telemetry.tickets_lost.inc(counts.total())
-            log.warning("tickets.unsent", jobs=counts.total(), reason=str(error))

@@ -64,7 +64,7 @@ class Maintenance:
     def _abandon_imports(self) -> None:
         for bulk_id in self._bulks.stale_imports(self._import_timeout):
             cancelled = self._bulks.cancel_bulk(bulk_id, BulkState.ABANDONED)
-            self._signals.send(Channel.CANCELLED, cancelled)
+            self._signals.send(Channel.CANCELLED, dict.fromkeys(cancelled))
             self._tell(cancelled)
             log.warning("bulk.abandoned", bulk=bulk_id, rows=len(cancelled))
 
@@ -74,7 +74,7 @@ class Maintenance:
             ids = ended[start : start + TELL_JOBS]
             for job in self._store.get_many(ids).values():
                 telemetry.jobs_ended.labels(job.request.model, job.state).inc()
-            self._signals.send(Channel.ENDED, ids)
+            self._signals.send(Channel.ENDED, dict.fromkeys(ids))
 
     def _ring_again(self) -> None:
         """Ring for models that have ready jobs and no ticket: lost ones, or later attempts."""

@@ -16,6 +16,7 @@ from nexus_jobs.job import (
     Cached,
     FinishReason,
     Job,
+    JobError,
     Lease,
     Message,
     NewJob,
@@ -33,6 +34,14 @@ class JobFilter:
     state: State | None = None
     model: str | None = None
     bulk_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The state that an outcome led to, and when."""
+
+    state: State
+    at: float
 
 
 class JobStore(Protocol):
@@ -56,8 +65,8 @@ class JobStore(Protocol):
     def claim(self, model: str, limit: int, *, worker: str, lease_seconds: float) -> list[Job]:
         """Take up to `limit` of the model's queued jobs, earliest `due_at` first, under leases."""
 
-    def finish(self, outcomes: Sequence[Outcome]) -> dict[str, State]:
-        """Record how attempts ended; the new state by job id.
+    def finish(self, outcomes: Sequence[Outcome]) -> dict[Lease, Settled]:
+        """Record how attempts ended, and tell what came of it.
 
         An outcome whose lease is no longer held changes nothing and is absent from the answer.
         """
@@ -156,20 +165,37 @@ class ResultCache(Protocol):
 
 
 class Channel(StrEnum):
-    """What a signal between processes is about; it carries job ids."""
+    """What a signal between processes is about."""
 
     ENDED = "ended"
     CANCELLED = "cancelled"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """The fields of a job that got their last value when it ran and ended."""
+
+    state: State
+    attempt: int
+    started_at: float | None
+    finished_at: float
+    worker: str | None
+    result: Result | None = None
+    error: JobError | None = None
+
+
+Hints = Mapping[str, Ending | None]
+"""Jobs by id; with how they ended where the sender knows, else None: the row has it."""
+
+
 class Signals(Protocol):
     """Hints between processes, delivered at most once; every listener can do without them."""
 
-    def send(self, channel: Channel, job_ids: Sequence[str]) -> None:
-        """Send a hint; a failure is logged and otherwise ignored."""
+    def send(self, channel: Channel, hints: Hints) -> None:
+        """Send hints about jobs; a failure is logged and otherwise ignored."""
 
-    def listen(self, channel: Channel, heard: Callable[[Sequence[str]], None]) -> None:
-        """Call `heard` from a background thread for each hint, until `close`."""
+    def listen(self, channel: Channel, heard: Callable[[Hints], None]) -> None:
+        """Call `heard` from a background thread for the hints of each message, until `close`."""
 
     def close(self) -> None: ...
 

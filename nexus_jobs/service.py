@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from nexus_jobs import telemetry
+from nexus_jobs.committing import Committer
 from nexus_jobs.errors import Conflict, NotFound
 from nexus_jobs.intake import Intake
 from nexus_jobs.job import Job, Request, State
@@ -16,9 +18,16 @@ class JobService:
     """Submit, look at, wait for and cancel jobs."""
 
     def __init__(
-        self, *, intake: Intake, store: JobStore, signals: Signals, watch: EndedWatch
+        self,
+        *,
+        intake: Intake,
+        committer: Committer,
+        store: JobStore,
+        signals: Signals,
+        watch: EndedWatch,
     ) -> None:
         self._intake = intake
+        self._committer = committer
         self._store = store
         self._signals = signals
         self._watch = watch
@@ -30,7 +39,22 @@ class JobService:
             InvalidRequest: one of them can never run.
             StoreUnavailable: nothing was accepted; try again.
         """
-        return self._intake.commit([self._intake.draft(request) for request in requests])
+        return self._committer.commit([self._intake.draft(request) for request in requests])
+
+    def generate(self, request: Request, seconds: float) -> Job:
+        """Accept the request; the job when it has ended or `seconds` are over.
+
+        Raises:
+            InvalidRequest: it can never run.
+            StoreUnavailable: it was not accepted; try again.
+        """
+        until = time.monotonic() + seconds
+        draft = self._intake.draft(request)
+        with self._watch.waiter([draft.id]) as waiter:
+            commit = self._committer.submit([draft])
+            if waiter is None:
+                return commit.result()[0]
+            return waiter.follow_commit(commit, until)[draft.id]
 
     def get(self, job_id: str) -> Job:
         """The job as it stands.
@@ -75,5 +99,5 @@ class JobService:
         if job.state is not State.CANCELLED:
             raise Conflict(f"job {job_id} has ended before; its state is {job.state}")
         for channel in Channel:
-            self._signals.send(channel, [job_id])
+            self._signals.send(channel, {job_id: None})
         return job

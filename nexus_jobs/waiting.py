@@ -5,19 +5,76 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import replace
 
 from nexus_jobs.job import Job
-from nexus_jobs.ports import Channel, JobStore, Signals
+from nexus_jobs.ports import Channel, Ending, Hints, JobStore, Signals
 
 LOOK_AGAIN_SECONDS = 1.0
 """A signal may be lost, so every waiter reads the rows this often without one."""
 
 
-class _Waiter:
-    def __init__(self, job_ids: Sequence[str]) -> None:
-        self.pending = set(job_ids)
-        self.woken = threading.Event()
+class Waiter:
+    """One caller's wait for some jobs. It collects what is told of them from its making on."""
+
+    def __init__(self, job_ids: Sequence[str], store: JobStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._awaited = set(job_ids)
+        self._told: dict[str, Ending | None] = {}
+        self._woken = threading.Event()
+
+    def tell(self, job_id: str, ending: Ending | None) -> None:
+        """One of the jobs has ended; wakes the caller when that was the last."""
+        with self._lock:
+            self._told[job_id] = ending
+            if self._told.keys() >= self._awaited:
+                self._woken.set()
+
+    def follow_commit(self, commit: Future[list[Job]], until: float) -> dict[str, Job]:
+        """The jobs of a commit that is under way, when all have ended or `until` has come.
+
+        The caller sleeps through the commit and wakes once, for the end, unless there is an
+        earlier one: the commit fails, or the cache answers.
+
+        Raises:
+            Whatever the commit raises.
+        """
+        commit.add_done_callback(self._committed)
+        self._woken.wait(min(until - time.monotonic(), LOOK_AGAIN_SECONDS))
+        return self.follow({job.id: job for job in commit.result()}, until)
+
+    def follow(self, jobs: Mapping[str, Job], until: float) -> dict[str, Job]:
+        """The jobs as they stand when all have ended or `until` (monotonic seconds) has come."""
+        known = dict(jobs)
+        while open_ids := [job_id for job_id, job in known.items() if not job.ended]:
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            told = self._listen(open_ids, min(left, LOOK_AGAIN_SECONDS))
+            known |= {i: _ended(known[i], ending) for i, ending in told.items() if ending}
+            unknown = [job_id for job_id in open_ids if not told.get(job_id)]
+            if unknown:
+                known |= self._store.get_many(unknown)
+        return known
+
+    def _listen(self, job_ids: Sequence[str], seconds: float) -> dict[str, Ending | None]:
+        """What is told of the jobs until all are, or the time is over."""
+        with self._lock:
+            self._awaited = set(job_ids)
+            if not self._told.keys() >= self._awaited:
+                self._woken.clear()
+        self._woken.wait(seconds)
+        with self._lock:
+            told, self._told = self._told, {}
+        return told
+
+    def _committed(self, commit: Future[list[Job]]) -> None:
+        if commit.exception() or all(job.ended for job in commit.result()):
+            self._woken.set()
 
 
 class EndedWatch:
@@ -26,7 +83,7 @@ class EndedWatch:
     def __init__(self, store: JobStore, signals: Signals, *, limit: int) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._waiters: dict[str, set[_Waiter]] = defaultdict(set)
+        self._waiters: dict[str, list[Waiter]] = defaultdict(list)
         self._places = threading.BoundedSemaphore(limit)
         signals.listen(Channel.ENDED, self._heard)
 
@@ -35,52 +92,52 @@ class EndedWatch:
 
         Does not wait at all when `limit` others do.
         """
-        if seconds <= 0 or not self._places.acquire(blocking=False):
-            return self._store.get_many(job_ids)
-        waiter = _Waiter(job_ids)
+        until = time.monotonic() + seconds
+        with self.waiter(job_ids) as waiter:
+            jobs = self._store.get_many(job_ids)
+            return waiter.follow(jobs, until) if waiter else jobs
+
+    @contextmanager
+    def waiter(self, job_ids: Sequence[str]) -> Iterator[Waiter | None]:
+        """A waiter that hears of these jobs during the block, or None when `limit` others wait."""
+        if not self._places.acquire(blocking=False):
+            yield None
+            return
+        waiter = Waiter(job_ids, self._store)
         try:
             self._register(waiter, job_ids)
-            return self._watch(waiter, job_ids, time.monotonic() + seconds)
+            yield waiter
         finally:
             self._unregister(waiter, job_ids)
             self._places.release()
 
-    def _watch(self, waiter: _Waiter, job_ids: Sequence[str], until: float) -> dict[str, Job]:
-        jobs: dict[str, Job] = {}
-        open_ids = list(job_ids)
-        while True:
-            jobs.update(self._store.get_many(open_ids))
-            open_ids = [i for i in open_ids if i in jobs and not jobs[i].ended]
-            left = until - time.monotonic()
-            if not open_ids or left <= 0:
-                return jobs
-            self._await_only(waiter, open_ids)
-            if waiter.woken.wait(min(left, LOOK_AGAIN_SECONDS)):
-                waiter.woken.clear()
+    def _heard(self, hints: Hints) -> None:
+        for job_id, ending in hints.items():
+            # a copy, since callers come and go meanwhile; most jobs have no waiter here
+            for waiter in tuple(self._waiters.get(job_id, ())):
+                waiter.tell(job_id, ending)
 
-    def _await_only(self, waiter: _Waiter, open_ids: Sequence[str]) -> None:
-        """Forget the jobs whose signal came before the waiter listened."""
-        with self._lock:
-            waiter.pending.intersection_update(open_ids)
-            if not waiter.pending:
-                waiter.woken.set()
-
-    def _heard(self, job_ids: Sequence[str]) -> None:
+    def _register(self, waiter: Waiter, job_ids: Sequence[str]) -> None:
         with self._lock:
             for job_id in job_ids:
-                for waiter in self._waiters.get(job_id, ()):
-                    waiter.pending.discard(job_id)
-                    if not waiter.pending:
-                        waiter.woken.set()
+                self._waiters[job_id].append(waiter)
 
-    def _register(self, waiter: _Waiter, job_ids: Sequence[str]) -> None:
+    def _unregister(self, waiter: Waiter, job_ids: Sequence[str]) -> None:
         with self._lock:
             for job_id in job_ids:
-                self._waiters[job_id].add(waiter)
-
-    def _unregister(self, waiter: _Waiter, job_ids: Sequence[str]) -> None:
-        with self._lock:
-            for job_id in job_ids:
-                self._waiters[job_id].discard(waiter)
+                self._waiters[job_id].remove(waiter)
                 if not self._waiters[job_id]:
                     del self._waiters[job_id]
+
+
+def _ended(job: Job, ending: Ending) -> Job:
+    return replace(
+        job,
+        state=ending.state,
+        attempt=ending.attempt,
+        started_at=ending.started_at,
+        finished_at=ending.finished_at,
+        worker=ending.worker,
+        result=ending.result,
+        error=ending.error,
+    )

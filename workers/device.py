@@ -15,7 +15,7 @@ from nexus_jobs.errors import StoreUnavailable
 from nexus_jobs.execution import Settlement
 from nexus_jobs.fleet import WorkerReport
 from nexus_jobs.job import Lease
-from nexus_jobs.ports import Channel, Engine, FleetStore, JobStore, Signals
+from nexus_jobs.ports import Channel, Engine, FleetStore, Hints, JobStore, Signals
 from workers.runner import ModelRunner
 from workers.threads import vital_thread
 
@@ -111,9 +111,8 @@ class Device:
         lost = set(leases) - held
         self._evict(lost.__contains__)
 
-    def _cancelled(self, job_ids: Sequence[str]) -> None:
-        ids = set(job_ids)
-        self._evict(lambda lease: lease.job_id in ids)
+    def _cancelled(self, hints: Hints) -> None:
+        self._evict(lambda lease: lease.job_id in hints)
 
     def _evict(self, lost: Callable[[Lease], bool]) -> None:
         for runner in self._runners.values():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import structlog
 
 from nexus_jobs.errors import StoreUnavailable
 from nexus_jobs.execution import Settlement
+from nexus_jobs.groups import Groups
 from nexus_jobs.job import Event, Job, JobError, Outcome
 
 log = structlog.get_logger(__name__)
@@ -32,11 +32,10 @@ class Finisher:
     def __init__(self, settlement: Settlement, settled: Callable[[Sequence[Job]], None]) -> None:
         self._settlement = settlement
         self._settled = settled
-        self._queue: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
+        self._groups = Groups("finisher", self._commit)
         self._give_up_at = float("inf")
-
-    def put(self, finished: Finished) -> None:
-        self._queue.put(finished)
+        self.put: Callable[[Finished], None] = self._groups.put
+        self.run = self._groups.run
 
     def stop(self, give_up_at: float) -> None:
         """End after all that was put before; a database that is away is given up then.
@@ -45,21 +44,9 @@ class Finisher:
         lease lapses.
         """
         self._give_up_at = give_up_at
-        self._queue.put(None)
-
-    def run(self) -> None:
-        """Commit group after group until `stop`."""
-        open_ended = True
-        while open_ended:
-            group = [self._queue.get()]
-            while not self._queue.empty():
-                group.append(self._queue.get())
-            open_ended = None not in group
-            self._commit([finished for finished in group if finished is not None])
+        self._groups.stop()
 
     def _commit(self, group: Sequence[Finished]) -> None:
-        if not group:
-            return
         jobs = [finished.job for finished in group]
         outcomes = [_outcome(finished) for finished in group]
         while True:

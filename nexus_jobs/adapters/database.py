@@ -75,10 +75,10 @@ class Database:
     def __init__(self, url: str, pool_size: int) -> None:
         parsed = _parse(url)
         if parsed.get_backend_name() == "sqlite":
-            self._reader, self._writer = _sqlite(parsed, pool_size)
+            self._reader, self._writer, self._relaxed = _sqlite(parsed, pool_size)
             self._queue: WriterQueue | None = WriterQueue(f"{parsed.database}-writer")
         else:
-            self._reader, self._writer = _postgresql(parsed, pool_size)
+            self._reader, self._writer, self._relaxed = _postgresql(parsed, pool_size)
             self._queue = None
 
     @contextmanager
@@ -88,10 +88,15 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """A transaction: committed at the end of the block, rolled back on an error."""
+    def write(self, *, durable: bool = True) -> Iterator[Connection]:
+        """A transaction: committed at the end of the block, rolled back on an error.
+
+        One that is not durable does not wait for the disk. A power cut may undo it, but never
+        without all that was committed after it.
+        """
         turn = self._queue.turn() if self._queue else nullcontext()
-        with _translated(), turn, self._writer.begin() as connection:
+        writer = self._writer if durable else self._relaxed
+        with _translated(), turn, writer.begin() as connection:
             yield connection
 
     def prepare(self) -> None:
@@ -106,6 +111,7 @@ class Database:
 
     def close(self) -> None:
         self._reader.dispose()
+        self._relaxed.dispose()
         if self._queue:
             self._queue.close()
 
@@ -161,33 +167,43 @@ def _engine(url: URL, pool_size: int, **options: Any) -> Engine:
     )
 
 
-def _postgresql(url: URL, pool_size: int) -> tuple[Engine, Engine]:
-    try:
-        reader = _engine(
+def _postgresql(url: URL, pool_size: int) -> tuple[Engine, Engine, Engine]:
+    def engine(**settings: str) -> Engine:
+        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+        return _engine(
             url,
             pool_size,
             pool_pre_ping=True,
-            connect_args={"connect_timeout": CONNECT_TIMEOUT},
+            connect_args={"connect_timeout": CONNECT_TIMEOUT, "options": options},
         )
+
+    try:
+        reader, relaxed = engine(), engine(synchronous_commit="off")
     except ModuleNotFoundError as error:
         raise ConfigError(
             "PostgreSQL needs a driver: pip install 'nexus-jobs[postgres]'"
         ) from error
-    return reader, reader.execution_options(isolation_level="READ COMMITTED")
+    isolation = {"isolation_level": "READ COMMITTED"}
+    return reader, reader.execution_options(**isolation), relaxed.execution_options(**isolation)
 
 
-def _sqlite(url: URL, pool_size: int) -> tuple[Engine, Engine]:
-    reader = _engine(url, pool_size, connect_args={"timeout": BUSY_TIMEOUT})
-    writer = reader.execution_options()
+def _sqlite(url: URL, pool_size: int) -> tuple[Engine, Engine, Engine]:
+    def engine(synchronous: str) -> Engine:
+        made = _engine(url, pool_size, connect_args={"timeout": BUSY_TIMEOUT})
 
-    @event.listens_for(reader, "connect")
-    def configure(connection: sqlite3.Connection, _record: object) -> None:
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA foreign_keys=ON")
+        @event.listens_for(made, "connect")
+        def configure(connection: sqlite3.Connection, _record: object) -> None:
+            connection.execute(f"PRAGMA synchronous={synchronous}")
+            connection.execute("PRAGMA foreign_keys=ON")
 
-    @event.listens_for(writer, "begin")
+        return made
+
     def begin(connection: Connection) -> None:
         # a deferred transaction that reads first cannot always become a writer later
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    return reader, writer
+    reader, relaxed = engine("FULL"), engine("NORMAL")
+    writer = reader.execution_options()
+    event.listen(writer, "begin", begin)
+    event.listen(relaxed, "begin", begin)
+    return reader, writer, relaxed

@@ -33,7 +33,7 @@ from nexus_jobs.job import (
     sources,
     target,
 )
-from nexus_jobs.ports import JobFilter
+from nexus_jobs.ports import JobFilter, Settled
 
 
 @dataclass(slots=True)
@@ -112,14 +112,14 @@ class MemoryJobs:
                 claimed.append(taken)
         return claimed
 
-    def finish(self, outcomes: Sequence[Outcome]) -> dict[str, State]:
-        moved: dict[str, State] = {}
+    def finish(self, outcomes: Sequence[Outcome]) -> dict[Lease, Settled]:
+        moved: dict[Lease, Settled] = {}
         with self._lock:
             at = time.time()
             for outcome in outcomes:
                 if self._holds(outcome.lease):
                     job = self._record(outcome, at)
-                    moved[job.id] = job.state
+                    moved[outcome.lease] = Settled(job.state, at)
         return moved
 
     def heartbeat(self, leases: Sequence[Lease], *, lease_seconds: float) -> set[Lease]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
-from nexus_jobs.ports import Channel
+from nexus_jobs.ports import Channel, Hints
 
 
 class MemoryTickets:
@@ -33,14 +33,14 @@ class MemorySignals:
     """Signals as direct calls on the sender's thread."""
 
     def __init__(self) -> None:
-        self._heard: dict[Channel, list[Callable[[Sequence[str]], None]]] = defaultdict(list)
+        self._heard: dict[Channel, list[Callable[[Hints], None]]] = defaultdict(list)
 
-    def send(self, channel: Channel, job_ids: Sequence[str]) -> None:
-        if job_ids:
+    def send(self, channel: Channel, hints: Hints) -> None:
+        if hints:
             for heard in self._heard[channel]:
-                heard(job_ids)
+                heard(hints)
 
-    def listen(self, channel: Channel, heard: Callable[[Sequence[str]], None]) -> None:
+    def listen(self, channel: Channel, heard: Callable[[Hints], None]) -> None:
         self._heard[channel].append(heard)
 
     def close(self) -> None:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 import orjson
 import redis
 import structlog
+from pydantic import TypeAdapter, ValidationError
 
 from nexus_jobs.adapters.redis_link import RedisLink
 from nexus_jobs.errors import QueueUnavailable
-from nexus_jobs.ports import Channel
+from nexus_jobs.ports import Channel, Ending, Hints
 
 log = structlog.get_logger(__name__)
 
 _PREFIX = "nexus:signal:"
+_HINTS: TypeAdapter[Hints] = TypeAdapter(dict[str, Ending | None])
 RECONNECT_SECONDS = 1.0
-MESSAGE_IDS = 1000
-"""Job ids in one message; Redis drops listeners that have too many bytes outstanding."""
+MESSAGE_JOBS = 250
+"""Jobs in one message; Redis drops listeners that have too many bytes outstanding."""
+LONGEST_TEXT = 16_384
+"""Characters of an answer that a message carries; a longer one is read from its row."""
 
 
 class RedisSignals:
@@ -27,20 +32,20 @@ class RedisSignals:
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link
-        self._heard: dict[bytes, list[Callable[[Sequence[str]], None]]] = {}
+        self._heard: dict[bytes, list[Callable[[Hints], None]]] = {}
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
 
-    def send(self, channel: Channel, job_ids: Sequence[str]) -> None:
+    def send(self, channel: Channel, hints: Hints) -> None:
+        light = ((job_id, _light(ending)) for job_id, ending in hints.items())
         try:
             with self._link as client:
-                for start in range(0, len(job_ids), MESSAGE_IDS):
-                    ids = list(job_ids[start : start + MESSAGE_IDS])
-                    client.publish(_PREFIX + channel, orjson.dumps(ids))
+                while message := dict(islice(light, MESSAGE_JOBS)):
+                    client.publish(_PREFIX + channel, orjson.dumps(message))
         except QueueUnavailable as error:
             log.warning("signal.unsent", channel=channel, reason=str(error))
 
-    def listen(self, channel: Channel, heard: Callable[[Sequence[str]], None]) -> None:
+    def listen(self, channel: Channel, heard: Callable[[Hints], None]) -> None:
         """Call before the first signal matters: the listening thread starts with the first."""
         self._heard.setdefault(f"{_PREFIX}{channel}".encode(), []).append(heard)
         if not self._thread.is_alive():
@@ -70,9 +75,15 @@ class RedisSignals:
 
     def _pass_on(self, message: Mapping[str, bytes]) -> None:
         try:
-            job_ids = orjson.loads(message["data"])
-        except orjson.JSONDecodeError:
+            hints = _HINTS.validate_json(message["data"])
+        except ValidationError:
             log.warning("signal.garbled", channel=str(message["channel"]))
             return
         for heard in self._heard.get(message["channel"], ()):
-            heard(job_ids)
+            heard(hints)
+
+
+def _light(ending: Ending | None) -> Ending | None:
+    if ending is None or ending.result is None or len(ending.result.text) <= LONGEST_TEXT:
+        return ending
+    return None

@@ -31,6 +31,7 @@ from nexus_jobs.adapters.sql_rows import (
 from nexus_jobs.adapters.tables import is_state, jobs, results
 from nexus_jobs.adapters.transitions import LAPSED, attempt_after, changes, final_event
 from nexus_jobs.job import TERMINAL, Event, Job, Lease, Outcome, State, sources, target
+from nexus_jobs.ports import Settled
 
 
 class SqlLeases:
@@ -39,7 +40,8 @@ class SqlLeases:
     _database: Database
 
     def claim(self, model: str, limit: int, *, worker: str, lease_seconds: float) -> list[Job]:
-        with self._database.write() as connection:
+        # a claim that a power cut undoes leaves the job queued: nothing is lost
+        with self._database.write(durable=False) as connection:
             at = now(connection)
             values = {
                 "of_model": model,
@@ -52,7 +54,7 @@ class SqlLeases:
             claimed = [job_of(row) for row in connection.execute(_CLAIM, values)]
         return sorted(claimed, key=lambda job: (job.due_at, job.id))
 
-    def finish(self, outcomes: Sequence[Outcome]) -> dict[str, State]:
+    def finish(self, outcomes: Sequence[Outcome]) -> dict[Lease, Settled]:
         by_event: dict[Event, list[Outcome]] = defaultdict(list)
         with self._database.write() as connection:
             at = now(connection)
@@ -61,12 +63,16 @@ class SqlLeases:
                 max_attempts = held.pop(outcome.lease, None)
                 if max_attempts is not None:
                     by_event[final_event(outcome, max_attempts)].append(outcome)
-            for event, ended in by_event.items():
-                _record(connection, event, ended, at)
-        return {o.lease.job_id: target(event) for event, ended in by_event.items() for o in ended}
+            for event, group in by_event.items():
+                _record(connection, event, group, at)
+        return {
+            outcome.lease: Settled(target(event), at)
+            for event, group in by_event.items()
+            for outcome in group
+        }
 
     def heartbeat(self, leases: Sequence[Lease], *, lease_seconds: float) -> set[Lease]:
-        with self._database.write() as connection:
+        with self._database.write(durable=False) as connection:
             until = now(connection) + lease_seconds
             held = set(_lock_held(connection, leases))
             ids = [lease.job_id for lease in held]

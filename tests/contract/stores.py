@@ -19,6 +19,7 @@ from nexus_jobs.job import (
     Outcome,
     Request,
     Result,
+    State,
 )
 from nexus_jobs.ports import BulkStore, FleetStore, JobStore
 
@@ -67,9 +68,14 @@ def outcome(job: Job, event: Event, **fields: Any) -> Outcome:
     return Outcome(lease=job.lease, event=event, **fields)
 
 
+def states_after(store: Store, outcomes: Sequence[Outcome]) -> dict[str, State]:
+    """The state that each job is in after its outcome; those whose lease was lost are absent."""
+    return {lease.job_id: settled.state for lease, settled in store.finish(outcomes).items()}
+
+
 def finish(store: Store, jobs: Sequence[Job], event: Event, **fields: Any) -> None:
-    moved = store.finish([outcome(job, event, **fields) for job in jobs])
-    assert set(moved) == {job.id for job in jobs}
+    settled = store.finish([outcome(job, event, **fields) for job in jobs])
+    assert set(settled) == {job.lease for job in jobs}
 
 
 def running(store: Store, *, lease_seconds: float = 60.0, **fields: Any) -> Job:

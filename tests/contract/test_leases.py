@@ -23,6 +23,7 @@ from tests.contract.stores import (
     new_job,
     outcome,
     running,
+    states_after,
 )
 
 
@@ -79,7 +80,7 @@ def test_no_job_is_claimed_twice_by_threads_at_once(store: Store) -> None:
 
 def test_a_success_keeps_the_result(store: Store) -> None:
     job = running(store)
-    assert store.finish([outcome(job, Event.SUCCEED)]) == {job.id: State.SUCCEEDED}
+    assert states_after(store, [outcome(job, Event.SUCCEED)]) == {job.id: State.SUCCEEDED}
     ended = stored(store, job)
     assert (ended.state, ended.result, ended.error) == (State.SUCCEEDED, RESULT, None)
     assert ended.finished_at is not None
@@ -90,14 +91,14 @@ def test_a_success_keeps_the_result(store: Store) -> None:
 
 def test_a_failure_keeps_the_error(store: Store) -> None:
     job = running(store)
-    assert store.finish([outcome(job, Event.FAIL)]) == {job.id: State.FAILED}
+    assert states_after(store, [outcome(job, Event.FAIL)]) == {job.id: State.FAILED}
     ended = stored(store, job)
     assert (ended.state, ended.result, ended.error) == (State.FAILED, None, ERROR)
 
 
 def test_a_requeued_job_runs_again_and_its_attempt_counts(store: Store) -> None:
     job = running(store)
-    assert store.finish([outcome(job, Event.REQUEUE)]) == {job.id: State.QUEUED}
+    assert states_after(store, [outcome(job, Event.REQUEUE)]) == {job.id: State.QUEUED}
     waiting = stored(store, job)
     assert (waiting.started_at, waiting.worker, waiting.lease_token) == (None, None, None)
     assert (waiting.attempt, waiting.due_at) == (1, job.due_at)
@@ -107,7 +108,7 @@ def test_a_requeued_job_runs_again_and_its_attempt_counts(store: Store) -> None:
 
 def test_a_requeue_without_attempts_left_buries_the_job(store: Store) -> None:
     job = running(store, max_attempts=1)
-    assert store.finish([outcome(job, Event.REQUEUE)]) == {job.id: State.DEAD}
+    assert states_after(store, [outcome(job, Event.REQUEUE)]) == {job.id: State.DEAD}
     assert stored(store, job).error == ERROR
     assert claim(store) == []
 
@@ -115,7 +116,7 @@ def test_a_requeue_without_attempts_left_buries_the_job(store: Store) -> None:
 def test_a_released_attempt_does_not_count(store: Store) -> None:
     for _ in range(3):
         job = running(store, max_attempts=1) if not store.backlog() else claim(store)[0]
-        assert store.finish([outcome(job, Event.RELEASE)]) == {job.id: State.QUEUED}
+        assert states_after(store, [outcome(job, Event.RELEASE)]) == {job.id: State.QUEUED}
         assert stored(store, job).attempt == 0
     assert stored(store, job).started_at is None
 
@@ -125,7 +126,7 @@ def test_a_group_of_outcomes_of_every_kind_is_recorded_at_once(store: Store) -> 
     jobs = claim(store, 400)
     kinds = [Event.SUCCEED, Event.FAIL, Event.REQUEUE, Event.RELEASE]
     outcomes = [outcome(job, kinds[i % 4]) for i, job in enumerate(jobs)]
-    states = store.finish(outcomes)
+    states = states_after(store, outcomes)
     assert Counter(states.values()) == {
         State.SUCCEEDED: 100,
         State.FAILED: 100,
@@ -148,7 +149,7 @@ def test_a_finished_job_cannot_be_finished_again(store: Store) -> None:
 def test_of_two_ends_in_one_group_the_first_counts(store: Store) -> None:
     job = running(store)
     twice = [outcome(job, Event.SUCCEED), outcome(job, Event.SUCCEED), outcome(job, Event.FAIL)]
-    assert store.finish(twice) == {job.id: State.SUCCEEDED}
+    assert states_after(store, twice) == {job.id: State.SUCCEEDED}
     assert stored(store, job).result == RESULT
 
 
@@ -158,7 +159,7 @@ def test_a_lost_lease_cannot_finish(store: Store) -> None:
     assert store.finish([outcome(lost, Event.SUCCEED)]) == {}
     (again,) = claim(store)
     assert store.finish([outcome(lost, Event.SUCCEED)]) == {}
-    assert store.finish([outcome(again, Event.FAIL)]) == {again.id: State.FAILED}
+    assert states_after(store, [outcome(again, Event.FAIL)]) == {again.id: State.FAILED}
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def test_a_lost_lease_does_not_spoil_the_group(store: Store) -> None:
     store.add([new_job() for _ in range(3)])
     first, second, third = claim(store, 3)
     store.cancel(second.id)
-    states = store.finish([outcome(job, Event.SUCCEED) for job in (first, second, third)])
+    states = states_after(store, [outcome(job, Event.SUCCEED) for job in (first, second, third)])
     assert states == {first.id: State.SUCCEEDED, third.id: State.SUCCEEDED}
     assert stored(store, second).result is None
 
@@ -206,7 +207,7 @@ def test_a_heartbeat_tells_which_leases_are_lost(store: Store) -> None:
 
 def test_a_lapsed_lease_can_still_finish_until_it_is_taken_back(store: Store) -> None:
     job = running(store, lease_seconds=-1.0)
-    assert store.finish([outcome(job, Event.SUCCEED)]) == {job.id: State.SUCCEEDED}
+    assert states_after(store, [outcome(job, Event.SUCCEED)]) == {job.id: State.SUCCEEDED}
     assert store.requeue_lapsed() == {}
 
 

@@ -41,7 +41,7 @@ from nexus_jobs.job import (
     State,
 )
 from nexus_jobs.ports import JobFilter
-from tests.contract.stores import Store
+from tests.contract.stores import Store, states_after
 
 MODELS = ("a", "b")
 RESULT = Result(text="x", finish_reason=FinishReason.LENGTH, prompt_tokens=1, completion_tokens=2)
@@ -195,7 +195,7 @@ class TwoStores(RuleBasedStateMachine):
                 for number, event in ends
             ]
 
-        self.both(lambda store, which: store.finish(outcomes(which)))
+        self.both(lambda store, which: states_after(store, outcomes(which)))
 
     @precondition(lambda self: self.claimed)
     @rule(numbers=st.lists(NUMBERS, max_size=6), lease_seconds=SPANS)

@@ -21,6 +21,7 @@ from nexus_jobs.job import (
     State,
 )
 from nexus_jobs.ports import Channel
+from tests.e2e.stack import until
 
 MODEL = ModelConfig(name="simulated", type="simulated", max_sequence_length=256)
 ANSWER = Result(text="hi", finish_reason=FinishReason.STOP, prompt_tokens=1, completion_tokens=1)
@@ -28,7 +29,9 @@ ANSWER = Result(text="hi", finish_reason=FinishReason.STOP, prompt_tokens=1, com
 
 @pytest.fixture
 def services():
-    return build_memory_services([MODEL, ModelConfig(name="smollm2-135m")])
+    built = build_memory_services([MODEL, ModelConfig(name="smollm2-135m")])
+    yield built
+    built.close()
 
 
 def ask(prompt="hello", **fields) -> Request:
@@ -43,7 +46,8 @@ def finish_all(services) -> int:
         Outcome(lease=job.lease, event=Event.SUCCEED, result=ANSWER, fingerprint=job.fingerprint)
         for job in jobs
     ]
-    services.platform.signals.send(Channel.ENDED, list(store.finish(outcomes)))
+    ended = {lease.job_id: None for lease in store.finish(outcomes)}
+    services.platform.signals.send(Channel.ENDED, ended)
     return len(jobs)
 
 
@@ -51,7 +55,7 @@ class TestSubmitting:
     def test_accepted_jobs_are_stored_and_announced(self, services):
         jobs = services.jobs.submit([ask("a"), ask("b")])
         assert [services.jobs.get(job.id).state for job in jobs] == [State.QUEUED] * 2
-        assert services.platform.tickets.waiting("simulated") == 1
+        until(lambda: services.platform.tickets.waiting("simulated") == 1)
 
     def test_jobs_are_accepted_while_redis_is_away(self, services, monkeypatch):
         def away(counts):

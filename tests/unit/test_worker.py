@@ -154,7 +154,7 @@ def test_a_cancelled_row_leaves_the_batch_and_frees_its_slot(start):
     ids = worker.add(*["x"] * 4, max_tokens=200, ignore_eos=True)
     until(lambda: all(worker.state(i) is State.RUNNING for i in ids))
     worker.store.cancel(ids[0])
-    worker.platform.signals.send(Channel.CANCELLED, [ids[0]])
+    worker.platform.signals.send(Channel.CANCELLED, {ids[0]: None})
     (fifth,) = worker.add("fifth", max_tokens=1)
     worker.ended([fifth])
     assert worker.state(ids[1]) is State.RUNNING

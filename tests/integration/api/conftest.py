@@ -46,7 +46,7 @@ def finish(services: Services) -> Finish:
     def finish(event: Event = Event.SUCCEED, limit: int = 100) -> list[Job]:
         jobs = services.platform.store.claim("simulated", limit, worker="w1", lease_seconds=60)
         services.platform.store.finish([_outcome(job, event) for job in jobs])
-        services.platform.signals.send(Channel.ENDED, [job.id for job in jobs])
+        services.platform.signals.send(Channel.ENDED, {job.id: None for job in jobs})
         return jobs
 
     return finish

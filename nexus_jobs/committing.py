@@ -1,0 +1,116 @@
+"""How drafts become committed jobs: answered by the cache, put on disk in groups, announced."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+import structlog
+
+from nexus_jobs import telemetry
+from nexus_jobs.caching import TieredCache
+from nexus_jobs.errors import QueueUnavailable, StoreUnavailable
+from nexus_jobs.groups import Groups
+from nexus_jobs.job import Ended, Job, NewJob
+from nexus_jobs.ports import JobStore, TicketQueue
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """Drafts that are accepted together or not at all, and the jobs they become."""
+
+    drafts: Sequence[NewJob]
+    jobs: Future[list[Job]] = field(default_factory=Future)
+
+
+class Committer:
+    """The one way onto the disk for jobs, single or from a bulk.
+
+    Drafts that arrive while a commit is in flight share the next one: its look-up in the caches,
+    its transaction, and one ring for each model. Those who wait for the commit never wait for
+    the tickets.
+    """
+
+    def __init__(self, *, store: JobStore, cache: TieredCache, tickets: TicketQueue) -> None:
+        self._store = store
+        self._cache = cache
+        self._tickets = tickets
+        self._entries = Groups("committer", self._commit)
+        self._rings = Groups("ringer", self._ring)
+        self._entries.start()
+        self._rings.start()
+
+    def commit(self, drafts: Sequence[NewJob]) -> list[Job]:
+        """Commit the drafts, all or none, with cached answers where there are any.
+
+        Raises:
+            StoreUnavailable: nothing was accepted.
+            Conflict: they contradict what is stored; nothing was accepted.
+        """
+        return self.submit(drafts).result()
+
+    def submit(self, drafts: Sequence[NewJob]) -> Future[list[Job]]:
+        """Commit as `commit` does, without waiting for it."""
+        entry = _Entry(drafts)
+        self._entries.put(entry)
+        return entry.jobs
+
+    def close(self) -> None:
+        """Finish what was submitted before."""
+        self._entries.close()
+        self._rings.close()
+
+    def _commit(self, group: Sequence[_Entry]) -> None:
+        try:
+            added = self._store.add(self._answered([d for entry in group for d in entry.drafts]))
+        except Exception as error:
+            self._fail(group, error)
+            return
+        jobs = iter(added)
+        for entry in group:
+            entry.jobs.set_result(list(islice(jobs, len(entry.drafts))))
+        self._announce(added)
+
+    def _fail(self, group: Sequence[_Entry], error: Exception) -> None:
+        """One bad entry undoes the transaction of all, so each has another try by itself."""
+        if len(group) == 1 or isinstance(error, StoreUnavailable):
+            for entry in group:
+                entry.jobs.set_exception(error)
+        else:
+            for entry in group:
+                self._commit([entry])
+
+    def _answered(self, drafts: Sequence[NewJob]) -> list[NewJob]:
+        wanted = [d.fingerprint for d in drafts if d.fingerprint is not None and d.ended is None]
+        known = self._cache.find(wanted) if wanted else {}
+        return [
+            replace(draft, ended=Ended(*known[draft.fingerprint]))
+            if draft.fingerprint in known
+            else draft
+            for draft in drafts
+        ]
+
+    def _announce(self, jobs: Sequence[Job]) -> None:
+        for model, count in Counter(job.request.model for job in jobs).items():
+            telemetry.jobs_submitted.labels(model).inc(count)
+        ended = Counter((job.request.model, job.state) for job in jobs if job.ended)
+        for (model, state), count in ended.items():
+            telemetry.jobs_ended.labels(model, state).inc(count)
+        waiting = Counter(job.request.model for job in jobs if not job.ended)
+        if waiting:
+            self._rings.put(waiting)
+
+    def _ring(self, group: Sequence[Counter[str]]) -> None:
+        counts: Counter[str] = sum(group, Counter())
+        try:
+            self._tickets.ring(counts)
+        except QueueUnavailable as error:
+            telemetry.tickets_lost.inc(counts.total())
+            log.warning("tickets.unsent", jobs=counts.total(), reason=str(error))
+        except Exception:  # a ticket only hurries; the scheduler rings again
+            log.exception("tickets.failed")
