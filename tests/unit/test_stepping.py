@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nexus_jobs.adapters.engines.sampling import Floats, Ints
 from nexus_jobs.adapters.engines.simulated import SimulatedTokenizer
-from nexus_jobs.adapters.engines.stepping import SteppingEngine
+from nexus_jobs.adapters.engines.stepping import SPARE_SLOTS, SteppingEngine
 from nexus_jobs.errors import EngineError
 from nexus_jobs.job import FinishReason, SamplingParams
 from nexus_jobs.ports import Progress, TokenSequence
@@ -18,7 +18,8 @@ from nexus_jobs.ports import Progress, TokenSequence
 VOCABULARY = 97
 EOS = 96
 SLOTS = 4
-LONGEST = 64
+LONGEST = 500
+BUDGET = 200
 
 
 class HashingBackend:
@@ -26,13 +27,16 @@ class HashingBackend:
 
     def __init__(self, always: int | None = None) -> None:
         self.always = always
-        self.cache = np.full((SLOTS, LONGEST), -1)
+        self.cache = np.full((SLOTS + SPARE_SLOTS, LONGEST), -1)
         self.broken = False
         self.rows_decoded: list[int] = []
+        self.prefilled: list[tuple[int, int]] = []
 
     def prefill(self, first: int, tokens: Ints, start: int) -> None:
         if self.broken:
             raise RuntimeError("no memory")
+        assert first + len(tokens) <= SLOTS
+        self.prefilled.append((len(tokens), tokens.shape[1]))
         self.cache[first : first + len(tokens), start : start + tokens.shape[1]] = tokens
 
     def decode(self, tokens: Ints, lengths: Ints) -> Floats:
@@ -59,6 +63,7 @@ def make(backend: HashingBackend | None = None) -> SteppingEngine:
         tokenizer=SimulatedTokenizer(),
         slots=SLOTS,
         max_sequence_length=LONGEST,
+        max_batch_tokens=BUDGET,
         eos=[EOS],
     )
 
@@ -68,12 +73,20 @@ def sequence(name: str, length: int = 5, **params: Any) -> TokenSequence:
     return TokenSequence(name, prompt, SamplingParams(**params))
 
 
+def shared(name: str) -> list[int]:
+    """A prompt of two whole chunks that is the same for all, and a few tokens of its own."""
+    return [position % 89 for position in range(256)] + [ord(name)] * 9
+
+
 def run(engine: SteppingEngine, *sequences: TokenSequence) -> dict[str, list[Progress]]:
     engine.admit(sequences)
     seen: dict[str, list[Progress]] = {sequence.id: [] for sequence in sequences}
-    while step := engine.step():
-        for progress in step:
+    running = set(seen)
+    while running:
+        for progress in engine.step():
             seen[progress.sequence_id].append(progress)
+            if progress.finish_reason is not None:
+                running.remove(progress.sequence_id)
     return seen
 
 
@@ -94,8 +107,8 @@ def test_a_row_ends_at_max_tokens() -> None:
 
 
 def test_a_row_ends_when_the_context_is_full() -> None:
-    (progress,) = run(make(), sequence("a", 60, max_tokens=99, ignore_eos=True)).values()
-    assert len(tokens(progress)) == LONGEST - 60
+    (progress,) = run(make(), sequence("a", LONGEST - 4, max_tokens=99, ignore_eos=True)).values()
+    assert len(tokens(progress)) == 4
     assert progress[-1].finish_reason is FinishReason.LENGTH
 
 
@@ -134,7 +147,8 @@ def test_an_unknown_id_can_be_evicted() -> None:
 def test_after_a_failed_step_the_engine_is_empty_and_works_again() -> None:
     backend = HashingBackend()
     engine = make(backend)
-    engine.admit([sequence("a"), sequence("b")])
+    engine.admit([sequence("a", ignore_eos=True), sequence("b")])
+    engine.step()
     backend.broken = True
     with pytest.raises(EngineError, match="no device"):
         engine.step()
@@ -143,15 +157,80 @@ def test_after_a_failed_step_the_engine_is_empty_and_works_again() -> None:
     assert tokens(run(engine, sequence("c"))["c"]) == tokens(run(make(), sequence("c"))["c"])
 
 
-def test_after_a_failed_admission_nobody_has_joined_and_the_others_go_on() -> None:
+def test_after_a_failed_prefill_the_engine_is_empty_and_works_again() -> None:
     backend = HashingBackend()
     engine = make(backend)
-    engine.admit([sequence("a", max_tokens=20, ignore_eos=True)])
+    engine.admit([sequence("a"), sequence("b", 300)])
     backend.broken = True
     with pytest.raises(EngineError, match="no memory"):
-        engine.admit([sequence("b"), sequence("c")])
+        engine.step()
     backend.broken = False
-    assert [p.sequence_id for p in engine.step()] == ["a"]
+    assert engine.step() == []
+    assert tokens(run(engine, sequence("c"))["c"]) == tokens(run(make(), sequence("c"))["c"])
+
+
+def test_a_refused_sequence_leaves_the_others_of_its_group_out_too() -> None:
+    engine = make()
+    with pytest.raises(EngineError, match="no room"):
+        engine.admit([sequence("a"), sequence("b", LONGEST)])
+    assert engine.step() == []
+
+
+def test_no_step_prefills_more_than_the_budget() -> None:
+    backend = HashingBackend()
+    engine = make(backend)
+    engine.admit([sequence(name, length) for name, length in zip("abcd", (490, 100, 60, 2))])
+    done: set[str] = set()
+    while len(done) < 4:
+        backend.prefilled.clear()
+        done |= {p.sequence_id for p in engine.step() if p.finish_reason is not None}
+        assert sum(rows * length for rows, length in backend.prefilled) <= BUDGET
+
+
+def test_rows_go_on_while_a_long_prompt_is_prefilled() -> None:
+    engine = make()
+    engine.admit([sequence("a", max_tokens=50, ignore_eos=True)])
+    engine.step()
+    engine.admit([sequence("b", 450)])
+    heard = [{p.sequence_id for p in engine.step()} for _ in range(4)]
+    assert heard == [{"a"}, {"a"}, {"a"}, {"a", "b"}]
+
+
+def test_prompts_of_like_length_share_a_pass() -> None:
+    backend = HashingBackend()
+    engine = make(backend)
+    backend.prefilled.clear()
+    engine.admit([sequence(name, n) for name, n in (("a", 20), ("bb", 40), ("ccc", 22), ("d", 45))])
+    engine.step()
+    assert sorted(backend.prefilled) == [(2, 32), (2, 48)]
+
+
+def test_a_beginning_that_prompts_share_is_prefilled_once() -> None:
+    backend = HashingBackend()
+    engine = make(backend)
+    backend.prefilled.clear()
+    answers = run(engine, *(TokenSequence(s, shared(s), SamplingParams()) for s in "abcd"))
+    assert sum(rows * length for rows, length in backend.prefilled) == 256 + 4 * 16
+    later = run(engine, TokenSequence("e", shared("e"), SamplingParams()))
+    assert backend.prefilled[-1] == (1, 16)
+    for name, progress in (answers | later).items():
+        alone = run(make(), TokenSequence(name, shared(name), SamplingParams()))
+        assert tokens(progress) == tokens(alone[name])
+
+
+def test_a_row_evicted_during_its_prefill_disturbs_nobody() -> None:
+    engine = make()
+    lengths = (("a", 490), ("b", 485), ("c", 3), ("d", 40))
+    group = [sequence(name, n, max_tokens=9, ignore_eos=True) for name, n in lengths]
+    engine.admit(group)
+    engine.step()
+    engine.evict("a")
+    answers: dict[str, list[int]] = {s.id: [] for s in group}
+    for _ in range(30):
+        for progress in engine.step():
+            answers[progress.sequence_id] += progress.token_ids
+    assert answers["a"] == []
+    assert answers["b"] == tokens(run(make(), group[1])["b"])
 
 
 @pytest.mark.parametrize("length", [0, LONGEST])
@@ -160,8 +239,11 @@ def test_a_prompt_that_leaves_no_room_is_refused(length: int) -> None:
         make().admit([sequence("a", length)])
 
 
+LENGTHS = st.one_of(st.integers(1, 60), st.integers(1, LONGEST - 1))
+
+
 @given(
-    lengths=st.lists(st.tuples(st.integers(1, 60), st.integers(1, 20)), min_size=1, max_size=12),
+    lengths=st.lists(st.tuples(LENGTHS, st.integers(1, 20)), min_size=1, max_size=12),
     joins=st.lists(st.integers(0, SLOTS), min_size=1, max_size=40),
     evictions=st.sets(st.integers(0, 11), max_size=3),
 )
@@ -178,7 +260,7 @@ def test_the_way_a_batch_fills_and_empties_changes_no_answer(
     answers: dict[str, list[int]] = {s.id: [] for s in waiting}
     running: set[str] = set()
     evicted: set[str] = set()
-    for joining in [*joins, *[SLOTS] * 300]:
+    for joining in [*joins, *[SLOTS] * 600]:
         batch = [waiting.pop() for _ in range(min(joining, SLOTS - len(running), len(waiting)))]
         engine.admit(batch)
         running |= {s.id for s in batch}

@@ -11,11 +11,12 @@ import orjson
 from numpy.typing import NDArray
 
 from nexus_jobs.adapters.engines.sampling import Floats, Ints
-from nexus_jobs.adapters.engines.stepping import SteppingEngine
+from nexus_jobs.adapters.engines.stepping import SPARE_SLOTS, SteppingEngine
 from nexus_jobs.adapters.packages import require
 from nexus_jobs.errors import ModelUnavailable
 from nexus_jobs.ports import Tokenizer
 
+_BATCH_TOKENS: Final = 256
 _FIRST_CAPACITY: Final = 256
 """Tokens a slot has room for at first; doubled whenever a row outgrows it."""
 
@@ -31,6 +32,7 @@ class OnnxEngine(SteppingEngine):
         slots: int,
         max_sequence_length: int,
         threads: int,
+        max_batch_tokens: int = _BATCH_TOKENS,
         device: str = "cpu",
     ) -> None:
         """Load the model; `threads` 0 is ONNX Runtime's own default.
@@ -44,7 +46,7 @@ class OnnxEngine(SteppingEngine):
             config = orjson.loads((folder / "genai_config.json").read_bytes())["model"]
             length = min(max_sequence_length, config["context_length"])
             eos = config["eos_token_id"]
-            backend = OnnxBackend(folder, config["decoder"], slots, length, threads)
+            backend = OnnxBackend(folder, config["decoder"], slots + SPARE_SLOTS, length, threads)
         except Exception as error:  # onnxruntime raises no narrower class
             raise ModelUnavailable(f"{folder} cannot be loaded: {error}") from error
         super().__init__(
@@ -53,6 +55,7 @@ class OnnxEngine(SteppingEngine):
             tokenizer=tokenizer,
             slots=slots,
             max_sequence_length=length,
+            max_batch_tokens=max_batch_tokens,
             eos=eos if isinstance(eos, list) else [eos],
         )
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Final, Protocol
 
 import numpy as np
 
+from nexus_jobs.adapters.engines.beginnings import CHUNK, Beginnings
+from nexus_jobs.adapters.engines.prefill import Prefill, Prompt
 from nexus_jobs.adapters.engines.sampling import Floats, Ints, Sampler, choose
 from nexus_jobs.errors import EngineError
 from nexus_jobs.job import FinishReason
 from nexus_jobs.ports import Progress, Tokenizer, TokenSequence
 
-_BUCKET: Final = 16
-"""Prompts are padded to a multiple of this; those of one padded length share a forward pass."""
+SPARE_SLOTS: Final = 4
+"""Slots that a backend has behind those of the batch, for beginnings that prompts share."""
 
 
 class Backend(Protocol):
@@ -54,7 +55,7 @@ class SteppingEngine:
     its first pending one. So every logit comes from the same kind of forward pass.
     """
 
-    bounds_prefill = False
+    bounds_prefill = True
 
     def __init__(
         self,
@@ -64,35 +65,46 @@ class SteppingEngine:
         tokenizer: Tokenizer,
         slots: int,
         max_sequence_length: int,
+        max_batch_tokens: int,
         eos: Iterable[int],
     ) -> None:
+        """`backend` has `SPARE_SLOTS` more than `slots`; a step prefills `max_batch_tokens`."""
         self.name = name
         self.tokenizer = tokenizer
         self.slots = slots
         self.max_sequence_length = max_sequence_length
         self._eos = frozenset(eos)
         self._backend = backend
+        self._prefill = Prefill(
+            backend,
+            Beginnings(range(slots, slots + SPARE_SLOTS)),
+            budget=max_batch_tokens,
+            longest=max_sequence_length,
+        )
+        self._joining: dict[str, _Row] = {}
         self._rows: list[_Row] = []
         self.reproducible = self._rows_are_independent()
 
     def admit(self, sequences: Sequence[TokenSequence]) -> None:
-        """Prefill new rows; they bring their first token at the next step."""
-        by_length = sorted(sequences, key=lambda sequence: len(sequence.prompt))
-        try:
-            self._prefill([sequence.prompt for sequence in by_length])
-        except Exception as error:  # a library may raise anything; the running rows are unharmed
-            raise EngineError(f"{self.name}: prefill: {error}") from error
-        self._rows += [self._row(sequence) for sequence in by_length]
+        """Take new rows in; the steps to come prefill them."""
+        for sequence in sequences:
+            length = len(sequence.prompt)
+            if not 1 <= length < self.max_sequence_length:
+                raise EngineError(f"a prompt of {length} tokens leaves no room for an answer")
+        self._joining.update((sequence.id, self._row(sequence)) for sequence in sequences)
+        self._prefill.add([Prompt(sequence.id, sequence.prompt[:-1]) for sequence in sequences])
 
     def step(self) -> list[Progress]:
-        """Run one forward pass and choose a token for every row."""
-        if not self._rows:
-            return []
+        """Prefill some, then run one forward pass and choose a token for every row that is ready.
+
+        Empty if no row is ready yet.
+        """
         try:
-            tokens = self._next_tokens()
+            self._rows += [self._joining.pop(id) for id in self._prefilled()]
+            tokens = self._next_tokens() if self._rows else []
         except Exception as error:  # a library may raise anything
-            self._rows.clear()
-            raise EngineError(f"{self.name}: step: {error}") from error
+            self._clear()
+            raise EngineError(f"{self.name}: {error}") from error
         progress = [self._advance(*pair) for pair in zip(self._rows, tokens, strict=True)]
         for index in reversed(range(len(progress))):
             if progress[index].finish_reason is not None:
@@ -100,36 +112,28 @@ class SteppingEngine:
         return progress
 
     def evict(self, sequence_id: str) -> None:
+        if self._joining.pop(sequence_id, None):
+            self._prefill.drop(sequence_id, len(self._rows))
         for index, row in enumerate(self._rows):
             if row.id == sequence_id:
                 self._leave(index)
                 return
 
     def close(self) -> None:
+        self._clear()
+        del self._backend, self._prefill
+
+    def _clear(self) -> None:
         self._rows.clear()
-        del self._backend
+        self._joining.clear()
+        self._prefill.clear()
 
     def _row(self, sequence: TokenSequence) -> _Row:
         sampler = Sampler(sequence.params, sequence.prompt, self._eos)
         return _Row(sequence.id, sampler, len(sequence.prompt) - 1, sequence.prompt[-1])
 
-    def _prefill(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Fill the slots behind the batch; `prompts` are sorted by length."""
-        first = len(self._rows)
-        for length, group in groupby(prompts, self._padded_length):
-            bucket = list(group)
-            if length:
-                tokens = np.zeros((len(bucket), length), np.int64)
-                for row, prompt in zip(tokens, bucket, strict=True):
-                    row[: len(prompt) - 1] = prompt[:-1]
-                self._backend.prefill(first, tokens, 0)
-            first += len(bucket)
-
-    def _padded_length(self, prompt: Sequence[int]) -> int:
-        """Of a prompt without its last token; nobody else's prompt has a say in it."""
-        if not 1 <= len(prompt) < self.max_sequence_length:
-            raise ValueError(f"a prompt of {len(prompt)} tokens leaves no room for an answer")
-        return min(-(-(len(prompt) - 1) // _BUCKET) * _BUCKET, self.max_sequence_length)
+    def _prefilled(self) -> list[str]:
+        return [prompt.id for prompt in self._prefill.advance(len(self._rows))]
 
     def _next_tokens(self) -> list[int]:
         pending = np.array([row.pending for row in self._rows])
@@ -150,11 +154,12 @@ class SteppingEngine:
         return Progress(row.id, (token,), FinishReason.LENGTH if full else None)
 
     def _leave(self, index: int) -> None:
-        """Take a row out; the last one moves into its slot."""
+        """Take a row out; the last one moves into its slot, and what is behind it closes up."""
         last = self._rows.pop()
         if index < len(self._rows):
             self._backend.move(len(self._rows), index, last.cached)
             self._rows[index] = last
+        self._prefill.shift(len(self._rows) + 1)
 
     def _rows_are_independent(self) -> bool:
         """Whether logits here are the same, bit for bit, alone and in company.
@@ -162,13 +167,18 @@ class SteppingEngine:
         Math libraries choose a kernel by the shape of a batch, and not all of their choices round
         alike; what they do on this processor shows best by trying.
         """
-        lengths = [n for n in (2, 3, 14, 15, 30, 31, 46, 47) if n < self.max_sequence_length]
-        prompts = [list(range(length)) for length in lengths[: self.slots]]
+        tried = (2, 3, 14, 15, 30, 31, 46, 47, CHUNK + 2, CHUNK + 20)
+        lengths = [length for length in tried if length < self.max_sequence_length][-self.slots :]
+        prompts = [[(7 * n + length) % 50 for n in range(length)] for length in lengths]
         together = self._first_logits(prompts)
         alone = [self._first_logits([prompt]) for prompt in prompts]
         return np.array_equal(together, np.concatenate(alone))
 
     def _first_logits(self, prompts: Sequence[Sequence[int]]) -> Floats:
-        self._prefill(prompts)
+        """Of prompts in the order of their lengths, which is that in which they become whole."""
+        self._prefill.add([Prompt(str(len(prompt)), prompt[:-1]) for prompt in prompts])
+        whole = 0
+        while whole < len(prompts):
+            whole += len(self._prefill.advance(whole))
         last = np.array([prompt[-1] for prompt in prompts])
         return self._backend.decode(last, np.array([len(prompt) - 1 for prompt in prompts])).copy()

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from nexus_jobs.adapters.engines.sampling import Floats, Ints
 from nexus_jobs.adapters.engines.slot_cache import SlotCache
-from nexus_jobs.adapters.engines.stepping import SteppingEngine
+from nexus_jobs.adapters.engines.stepping import SPARE_SLOTS, SteppingEngine
 from nexus_jobs.adapters.packages import require
 from nexus_jobs.errors import ModelUnavailable
 from nexus_jobs.ports import Tokenizer
@@ -29,6 +29,7 @@ class TorchEngine(SteppingEngine):
         slots: int,
         max_sequence_length: int,
         threads: int,
+        max_batch_tokens: int = 256,
         device: str = "cpu",
     ) -> None:
         """Load the model; float32 on a CPU, bfloat16 on CUDA. `threads` 0 is torch's own default.
@@ -47,7 +48,7 @@ class TorchEngine(SteppingEngine):
             raise ModelUnavailable(f"{folder} cannot be loaded: {error}") from error
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         length = min(max_sequence_length, context or max_sequence_length)
-        backend = TorchBackend(model, slots, length)
+        backend = TorchBackend(model, slots + SPARE_SLOTS, length)
         backend.require_ragged_rows()
         super().__init__(
             backend,
@@ -55,6 +56,7 @@ class TorchEngine(SteppingEngine):
             tokenizer=tokenizer,
             slots=slots,
             max_sequence_length=length,
+            max_batch_tokens=max_batch_tokens,
             eos=_eos(model),
         )
 
