@@ -55,8 +55,8 @@ class QueueSettings(_Section):
     embedded_port: int = Field(6390, ge=1, le=65535)
     ticket_jobs: int = Field(32, ge=1)
     """The most jobs that one ticket stands for."""
-    task_events: bool = True
-    """Worker and task events, for Flower."""
+    task_events: bool = False
+    """Send an event for each step of each ticket. Flower switches this on when it starts."""
 
 
 class JobSettings(_Section):
@@ -128,7 +128,7 @@ class SimulatedTimes(_Section):
 
 
 EngineType = Literal["auto", "openvino", "onnx", "huggingface", "simulated", "upstream"]
-Precision = Literal["int4", "int8", "fp16", "fp32"]
+Precision = Literal["int4", "int8", "fp16", "bf16", "fp32"]
 
 
 class ModelConfig(_Section):
@@ -141,7 +141,9 @@ class ModelConfig(_Section):
     device: str = "auto"
     """auto, cpu, or cuda:N."""
     precision: Precision | None = None
-    """None is the engine's own default: the file as it is for openvino, int8 for onnx."""
+    """None is the engine's own default: the file as it is for openvino, int8 for onnx, and for
+    huggingface fp32 on a CPU and bf16 on CUDA.
+    """
     max_batch_size: int = Field(16, ge=1, le=4096)
     """Slots of a batch on one worker."""
     max_wait_ms: float = Field(0.0, ge=0)

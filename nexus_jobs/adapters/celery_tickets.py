@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from celery import Celery
+from kombu import Exchange, Queue
 
 from nexus_jobs.adapters.redis_link import SOCKET, RedisLink
 from nexus_jobs.config import Settings
@@ -19,6 +20,15 @@ RINGING = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "socket_ti
 def queue_of(model: str) -> str:
     """The Redis list that holds a model's tickets."""
     return _PREFIX + model
+
+
+def ticket_queue(name: str) -> Queue:
+    """A model's queue as a worker consumes it.
+
+    Tickets are not acknowledged: that would cost two calls of Redis each, and one that is lost
+    does no harm.
+    """
+    return Queue(name, Exchange(name), name, no_ack=True)
 
 
 def model_of(queue: str) -> str:
@@ -38,7 +48,6 @@ def celery_app(settings: Settings, **transport: float) -> Celery:
         accept_content=["json"],
         task_ignore_result=True,
         task_acks_late=False,  # the lease does that job
-        task_send_sent_event=settings.queue.task_events,
         worker_send_task_events=settings.queue.task_events,
         worker_pool="threads",
         worker_prefetch_multiplier=1,

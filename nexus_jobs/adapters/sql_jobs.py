@@ -21,6 +21,7 @@ from nexus_jobs.errors import Conflict
 from nexus_jobs.job import BulkState, Job, NewJob, Result, State
 from nexus_jobs.ports import JobFilter
 
+_INSERT_JOBS, _INSERT_RESULTS = insert(jobs), insert(results)
 _READY = select(jobs.c.model, func.count()).where(is_state([State.QUEUED])).group_by(jobs.c.model)
 # one SELECT for each state, so that each can use that state's partial index
 _UNFINISHED = union_all(
@@ -45,10 +46,10 @@ class SqlJobs:
             at = now(connection)
             _touch_bulks(connection, {job.bulk_id for job in new_jobs if job.bulk_id}, at)
             added = [committed(job, at) for job in new_jobs]
-            connection.execute(insert(jobs), [job_row(job) for job in added])
+            connection.execute(_INSERT_JOBS, [job_row(job) for job in added])
             copies = [result_row(job.id, job.result, None, at) for job in added if job.result]
             if copies:
-                connection.execute(insert(results), copies)
+                connection.execute(_INSERT_RESULTS, copies)
         return added
 
     def get(self, job_id: str) -> Job | None:

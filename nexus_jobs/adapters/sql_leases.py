@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import (
     CTE,
+    BindParameter,
     ColumnElement,
     Connection,
     Select,
@@ -75,10 +76,7 @@ class SqlLeases:
         with self._database.write(durable=False) as connection:
             until = now(connection) + lease_seconds
             held = set(_lock_held(connection, leases))
-            ids = [lease.job_id for lease in held]
-            connection.execute(
-                update(jobs).where(jobs.c.id.in_(ids)).values(lease_expires_at=until)
-            )
+            connection.execute(_EXTEND, {"ids": [lease.job_id for lease in held], "until": until})
         return held
 
     def cancel(self, job_id: str) -> Job | None:
@@ -109,7 +107,9 @@ class SqlLeases:
             return list(connection.scalars(statement.returning(jobs.c.id)))
 
 
-def transition(event: Event, at: float, which: ColumnElement[bool]) -> Update:
+def transition(
+    event: Event, at: float | BindParameter[float], which: ColumnElement[bool]
+) -> Update:
     """The statement that makes `event` happen to those jobs that it may happen to."""
     return (
         update(jobs)
@@ -157,44 +157,57 @@ _CLAIM = (
 )
 
 
+_RUNNING = (
+    select(jobs.c.id, jobs.c.attempt, jobs.c.lease_token, jobs.c.max_attempts)
+    .where(jobs.c.id.in_(bindparam("ids", expanding=True)), is_state([State.RUNNING]))
+    .order_by(jobs.c.id)
+    .with_for_update()
+)
+_EXTEND = (
+    update(jobs)
+    .where(jobs.c.id.in_(bindparam("ids", expanding=True)))
+    .values(lease_expires_at=bindparam("until"))
+)
+_FENCE = and_(
+    jobs.c.id == bindparam("of_job"),
+    jobs.c.attempt == bindparam("of_attempt"),
+    jobs.c.lease_token == bindparam("of_lease"),
+)
+_RECORD = {
+    event: transition(event, bindparam("at"), _FENCE)
+    for event in (Event.SUCCEED, Event.FAIL, Event.REQUEUE, Event.RELEASE, Event.BURY)
+}
+_INSERT_RESULTS = insert(results)
+
+
 def _lock_held(connection: Connection, leases: Sequence[Lease]) -> dict[Lease, int]:
     """Those of the leases that still hold, with `max_attempts`; their rows stay locked."""
-    running = (
-        select(jobs.c.id, jobs.c.attempt, jobs.c.lease_token, jobs.c.max_attempts)
-        .where(jobs.c.id.in_([lease.job_id for lease in leases]), is_state([State.RUNNING]))
-        .order_by(jobs.c.id)
-        .with_for_update()
-    )
+    rows = connection.execute(_RUNNING, {"ids": [lease.job_id for lease in leases]})
     held = {
-        Lease(job_id, attempt, token): max_attempts
-        for job_id, attempt, token, max_attempts in connection.execute(running)
+        Lease(job_id, attempt, token): max_attempts for job_id, attempt, token, max_attempts in rows
     }
     return {lease: held[lease] for lease in leases if lease in held}
 
 
 def _record(connection: Connection, event: Event, outcomes: Sequence[Outcome], at: float) -> None:
     """Write how attempts ended, all in the same way, under leases that are known to hold."""
-    fence = and_(
-        jobs.c.id == bindparam("of_job"),
-        jobs.c.attempt == bindparam("of_attempt"),
-        jobs.c.lease_token == bindparam("of_lease"),
-    )
     errors_shown = target(event) in TERMINAL
     rows = [
         {
             "of_job": outcome.lease.job_id,
             "of_attempt": outcome.lease.attempt,
             "of_lease": outcome.lease.token,
+            "at": at,
             "attempt": attempt_after(event, outcome.lease),
             **error_columns(outcome.error if errors_shown else None),
         }
         for outcome in outcomes
     ]
-    connection.execute(transition(event, at, fence), rows)
+    connection.execute(_RECORD[event], rows)
     computed = [
         result_row(outcome.lease.job_id, outcome.result, outcome.fingerprint, at)
         for outcome in outcomes
         if event is Event.SUCCEED and outcome.result
     ]
     if computed:
-        connection.execute(insert(results), computed)
+        connection.execute(_INSERT_RESULTS, computed)

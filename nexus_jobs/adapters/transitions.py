@@ -66,8 +66,11 @@ def attempt_after(event: Event, lease: Lease) -> int:
     return lease.attempt - 1 if event is Event.RELEASE else lease.attempt
 
 
-def changes(event: Event, now: float) -> dict[str, Any]:
-    """The fields that take a new value when `event` takes a job's lease away or ends the job."""
+def changes(event: Event, now: Any) -> dict[str, Any]:
+    """The fields that take a new value when `event` takes a job's lease away or ends the job.
+
+    `now` is a time, or what stands for one in a statement.
+    """
     state = target(event)
     if state in TERMINAL:
         return {"state": state, "finished_at": now, "lease_token": None}

@@ -40,9 +40,12 @@ def test_flower_shows_workers_queues_and_tickets(stack):
                 queue["name"] for worker in workers.values() for queue in worker["active_queues"]
             ]
             assert "nexus.simulated" in queues
-            stack.generate(model="simulated", prompt="for flower", cache="no")
-            tasks = until(lambda: _answer(client, "/tasks"))
-            assert "nexus.generate" in {task["name"] for task in tasks.values()}
+
+            def tickets():  # Flower asks the workers for their events a few seconds after its start
+                stack.generate(model="simulated", prompt="for flower", cache="no")
+                return _answer(client, "/tasks")
+
+            assert "nexus.generate" in {task["name"] for task in until(tickets).values()}
     finally:
         flower.terminate()
         flower.wait(timeout=30)
