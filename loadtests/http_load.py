@@ -25,6 +25,7 @@ import orjson
 from loadtests.http_clients import Load, Request, drive
 from loadtests.processes import cpu_by_role
 
+GENERATE: Final = "/api/v1/generate"
 NUMBER: Final = "<number>"
 """Stands in a request, and in what is expected of its answer, for a number never used before."""
 ECHO: Final = {"prompt": f"job {NUMBER}", "max_tokens": 8, "cache": "no"}
@@ -38,7 +39,7 @@ def sync_load(
     url: str, clients: int, seconds: float, body: Mapping[str, Any], expected: str = ECHOED
 ) -> Load:
     """Ask `POST /generate` for `seconds`; a 202, which holds no answer, is not right."""
-    requests = numbered(url, "/api/v1/generate", body, expected)
+    requests = numbered(url, GENERATE, body, expected)
     return drive(url, _lasting(seconds, requests), clients)
 
 
@@ -89,7 +90,9 @@ def await_end(http: httpx.Client, job_id: str, timeout: float = 600.0) -> None:
 
 
 def _job(http: httpx.Client, job_id: str, wait: int) -> dict[str, Any]:
-    return http.get(f"/api/v1/jobs/{job_id}", params={"wait": wait}).raise_for_status().json()
+    answer = http.get(f"/api/v1/jobs/{job_id}", params={"wait": wait}).raise_for_status()
+    job: dict[str, Any] = answer.json()
+    return job
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
-"""Varied prompts for load tests: every subject with every task."""
+"""Varied work for load tests: prompts, the lengths of their answers, and when they arrive."""
 
 from __future__ import annotations
 
-from itertools import cycle, islice
+from itertools import accumulate, cycle, islice
+from random import Random
+from typing import NamedTuple
 
 SUBJECTS = (
     "the tides", "an old bicycle", "how bread rises", "a quiet library", "volcanoes",
@@ -31,3 +33,27 @@ def varied_prompts(count: int) -> list[tuple[str, int]]:
     texts = (task.format(subject) for task in TASKS for subject in SUBJECTS)
     lengths = (8 + (37 * index) % 121 for index in range(count))
     return list(zip(islice(cycle(texts), count), lengths, strict=True))
+
+
+class Work(NamedTuple):
+    """A prompt, and just how many tokens its answer shall have."""
+
+    prompt: str
+    tokens: int
+
+
+def mixed_work(count: int, take: int = 0) -> list[Work]:
+    """Work of 8 to 128 tokens; no prompt begins like another, of whatever take.
+
+    So an engine that keeps the beginnings of prompts finds none from an earlier take.
+    """
+    return [
+        Work(f"{take:02}-{index:03}: {text}", tokens)
+        for index, (text, tokens) in enumerate(varied_prompts(count))
+    ]
+
+
+def poisson(rate: float, count: int, seed: int = 0) -> list[float]:
+    """When requests come that know nothing of each other, `rate` a second; from 0, in seconds."""
+    chance = Random(seed)
+    return list(accumulate(chance.expovariate(rate) for _ in range(count)))

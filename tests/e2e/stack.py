@@ -87,6 +87,12 @@ class Stack:
         until(self._nothing_listens)
 
     @property
+    def pid(self) -> int:
+        """Of `nexus up`, from which all other processes descend."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
