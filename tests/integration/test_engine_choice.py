@@ -21,6 +21,8 @@ from nexus_jobs.errors import ConfigError, ModelUnavailable
         ({"type": "openvino", "precision": "int8"}, "leave precision out"),
         ({"type": "openvino", "device": "cuda:0"}, "runs on cpu"),
         ({"type": "onnx", "device": "cuda:0"}, "runs on cpu"),
+        ({"type": "onnx", "precision": "bf16"}, "take type huggingface"),
+        ({"type": "huggingface", "precision": "int8"}, "runs fp32 and bf16, not int8"),
         ({"max_sequence_length": 65}, "set its max_sequence_length to 64"),
     ],
 )

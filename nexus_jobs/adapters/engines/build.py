@@ -137,6 +137,8 @@ def _openvino_inside(config: ModelConfig, folder: ModelFolder, threads: int) -> 
 def _onnx(parts: _Parts) -> Engine:
     config = parts.config
     _require_cpu(config, "onnx")
+    if config.precision == "bf16":
+        raise ConfigError(f"model {config.name}: onnx has no bf16 here; take type huggingface")
     check_installed("onnxruntime", extra="cpu")
     from nexus_jobs.adapters.engines.onnx import OnnxEngine
 
@@ -161,8 +163,13 @@ def _onnx_folder(parts: _Parts) -> Path:
 def _huggingface(parts: _Parts) -> Engine:
     config = parts.config
     check_installed("torch", "transformers", extra="torch")
-    from nexus_jobs.adapters.engines.torch import TorchEngine
+    from nexus_jobs.adapters.engines.torch import PRECISIONS, TorchEngine
 
+    if config.precision not in (None, *PRECISIONS):
+        raise ConfigError(
+            f"model {config.name}: huggingface runs {' and '.join(PRECISIONS)}, "
+            f"not {config.precision}; take type onnx"
+        )
     return TorchEngine(
         build(parts.folder, HUGGINGFACE).format(HUGGINGFACE),
         tokenizer=parts.tokenizer,
@@ -170,6 +177,7 @@ def _huggingface(parts: _Parts) -> Engine:
         max_sequence_length=config.max_sequence_length,
         threads=parts.threads,
         device=_torch_device(config),
+        precision=config.precision,
     )
 
 

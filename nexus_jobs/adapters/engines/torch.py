@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -13,9 +13,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from nexus_jobs.adapters.engines.sampling import Floats, Ints
 from nexus_jobs.adapters.engines.slot_cache import SlotCache
 from nexus_jobs.adapters.engines.stepping import SPARE_SLOTS, SteppingEngine
+from nexus_jobs.adapters.engines.torch_blocks import use_blocks
 from nexus_jobs.adapters.packages import require
 from nexus_jobs.errors import ModelUnavailable
 from nexus_jobs.ports import Tokenizer
+
+_DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS: Final = tuple(_DTYPES)
+"""What the torch engine runs."""
 
 
 class TorchEngine(SteppingEngine):
@@ -31,19 +36,22 @@ class TorchEngine(SteppingEngine):
         threads: int,
         max_batch_tokens: int = 256,
         device: str = "cpu",
+        precision: str | None = None,
     ) -> None:
-        """Load the model; float32 on a CPU, bfloat16 on CUDA. `threads` 0 is torch's own default.
+        """Load the model. `threads` 0 is one for each core that this process may use.
+
+        A `precision` of None is fp32 on a CPU, whatever the chip, so that all workers of a model
+        answer alike, and bf16 on CUDA.
 
         Raises:
             ModelUnavailable: the folder cannot be loaded, or the architecture cannot be batched.
         """
         # Makes MKL round a row alike in every batch. MKL reads it when it first multiplies.
         os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-        if threads:
-            torch.set_num_threads(threads)
-        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        torch.set_num_threads(threads or _cores())
+        precision = precision or ("fp32" if device == "cpu" else "bf16")
         try:
-            model = _load(folder, dtype, device)
+            model = _load(folder, _DTYPES[precision], device)
         except Exception as error:  # transformers raises no narrower class
             raise ModelUnavailable(f"{folder} cannot be loaded: {error}") from error
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -52,7 +60,7 @@ class TorchEngine(SteppingEngine):
         backend.require_ragged_rows()
         super().__init__(
             backend,
-            name=f"torch {'fp32' if dtype is torch.float32 else 'bf16'}",
+            name=f"torch {precision}",
             tokenizer=tokenizer,
             slots=slots,
             max_sequence_length=length,
@@ -159,7 +167,16 @@ def _load(folder: Path, dtype: torch.dtype, device: str) -> Any:
         trust_remote_code=False,
         use_safetensors=True,
     )
+    if device == "cpu" and dtype is torch.bfloat16:
+        use_blocks(model)
     return model.to(device).eval()
+
+
+def _cores() -> int:
+    """How many this process may use; not every system can limit it."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _eos(model: PreTrainedModel) -> list[int]:

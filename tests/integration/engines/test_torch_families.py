@@ -54,9 +54,14 @@ def save(config: PreTrainedConfig, folder: Path) -> Path:
     return folder
 
 
-def load(folder: Path) -> TorchEngine:
+def load(folder: Path, precision: str = "fp32") -> TorchEngine:
     return TorchEngine(
-        folder, tokenizer=SimulatedTokenizer(), slots=5, max_sequence_length=128, threads=1
+        folder,
+        tokenizer=SimulatedTokenizer(),
+        slots=5,
+        max_sequence_length=512,
+        threads=1,
+        precision=precision,
     )
 
 
@@ -68,7 +73,7 @@ def sequences() -> list[TokenSequence]:
             random.integers(10, 200, length).tolist(),
             SamplingParams(max_tokens=12, ignore_eos=True, temperature=index % 2, seed=index),
         )
-        for index, length in enumerate((1, 3, 8, 9, 15, 16, 17, 18, 30, 33, 50, 70))
+        for index, length in enumerate((1, 3, 8, 9, 15, 17, 18, 33, 50, 70, 300, 390))
     ]
 
 
@@ -78,6 +83,43 @@ def test_any_family_answers_alike_alone_and_in_company(family: str, tmp_path: Pa
     engine = load(save(kind(**arguments), tmp_path))
     assert engine.reproducible
     assert in_company(engine, sequences()) == alone(engine, sequences())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_tokens_cached_in_pieces_are_looked_at_as_those_cached_at_once(
+    precision: str, tmp_path: Path
+) -> None:
+    kind, arguments = FAMILIES["gemma3, window of 8 in one layer"]
+    engine = load(save(kind(**arguments), tmp_path), precision)
+    backend = engine._backend
+    tokens = np.random.default_rng(2).integers(10, 200, (3, 64))
+    backend.prefill(0, tokens[:1], 0)
+    backend.prefill(1, tokens[1:, :48], 0)
+    backend.prefill(1, tokens[1:, 48:], 48)
+    backend.prefill(3, tokens[:1, :16], 0)
+    backend.prefill(3, tokens[:1, 16:], 16)
+    logits = backend.decode(np.full(4, 7), np.full(4, 64))
+    np.testing.assert_allclose(logits[3], logits[0], rtol=0, atol=0.02 * np.abs(logits).max())
+    assert np.abs(logits[1] - logits[0]).max() > 0.1 * np.abs(logits).max()
+
+
+def test_a_company_larger_than_a_block_changes_nothing_in_bf16(tmp_path: Path) -> None:
+    kind, arguments = FAMILIES["qwen3"]
+    folder = save(kind(**arguments | {"hidden_size": 576, "intermediate_size": 1536}), tmp_path)
+    engine = TorchEngine(
+        folder,
+        tokenizer=SimulatedTokenizer(),
+        slots=40,
+        max_sequence_length=128,
+        threads=1,
+        precision="bf16",
+    )
+    assert engine.reproducible
+    prompts = np.random.default_rng(3).integers(10, 200, (40, 5)).tolist()
+    params = SamplingParams(max_tokens=4, ignore_eos=True)
+    crowd = [TokenSequence(f"{n}", prompt, params) for n, prompt in enumerate(prompts)]
+    answers = in_company(engine, crowd, joining=[40])
+    assert alone(engine, crowd[::8]) == {s.id: answers[s.id] for s in crowd[::8]}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
