@@ -45,8 +45,10 @@ check: install ## Lint, types, layers, and migrations against tables
 	.venv/bin/lint-imports
 	.venv/bin/python .ci/drift.py
 
-bench: install ## Measure batching against one-by-one on the real model
+bench: install ## Measure everything, in a quarter of an hour; some with ARGS="platform --quick"
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[bench]"
 	.venv/bin/python -m loadtests.bench $(ARGS)
+	.venv/bin/python -m loadtests.plots
 
 migrate: $(LIGHT)/.installed ## Bring the database up to date
 	$(LIGHT)/bin/nexus migrate

@@ -17,6 +17,8 @@ from tests.e2e.stack import Stack
 
 MODEL: Final = {"name": "simulated", "type": "simulated", "max_batch_size": 64}
 ROWS: Final = 100_000
+RATES: Final = "One CSV on the simulated engine"
+MEMORY: Final = "The most memory that a process took meanwhile"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def measure(*, quick: bool) -> Tables:
         "out, rows/s": count / found.download_seconds,
     }
     memory = [{"process": role, "peak MB": peak} for role, peak in sorted(peaks.items())]
-    return {"One CSV on the simulated engine": [rates], "Memory meanwhile": memory}
+    return {RATES: [rates], MEMORY: memory}
 
 
 def run_bulk(stack: Stack, model: str, rows: Sequence[Mapping[str, Any]]) -> Measured:

@@ -212,6 +212,7 @@ class _Crowd:
             response = client.receive()
         except ConnectionResetError:
             self._note(client, NO_ANSWER, b"")
+            client.socket.close()
             client.connect()
             self._poller.register(client.socket, select.EPOLLIN)
             return

@@ -11,6 +11,7 @@ from loadtests.stacks import running
 SLOTS: Final = 16
 TOKENS: Final = 32
 STEP_MS: Final = 20
+WORKERS: Final = f"Workers with {SLOTS} slots and steps of {STEP_MS} ms"
 MODEL: Final = {
     "name": "simulated",
     "type": "simulated",
@@ -34,7 +35,7 @@ def measure(*, quick: bool) -> Tables:
                 "of what the steps allow": rate / most,
             }
         )
-    return {f"Workers with {SLOTS} slots and steps of {STEP_MS} ms": rows}
+    return {WORKERS: rows}
 
 
 def _rate(workers: int, waves: int) -> float:
