@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Final
 
 from nexus_jobs.adapters.packages import require
+from nexus_jobs.adapters.processor import AMX, can
 from nexus_jobs.config import Precision
 from nexus_jobs.errors import ModelUnavailable
 
 _BUILDER: Final = "onnxruntime_genai.models.builder"
 _INT8: Final = ("block_size=64", "is_symmetric=false")
-"""An eighth faster than the builder's blocks of 32, and as near to float32. Blocks of 128 are
-faster still, but further off, and their kernels round a row by how many share its batch.
+"""Where there is no AMX. An eighth faster than the builder's blocks of 32, and as near to float32.
+Blocks of 128 are faster still, but further off, and their kernels round a row by how many share its
+batch.
 """
 
 
@@ -51,16 +53,30 @@ def build_onnx(huggingface: Path, target: Path, precision: Precision = "int8") -
             ends with its words.
     """
     require("onnxruntime_genai", extra="torch")
-    with _whole(target) as folder, tempfile.TemporaryDirectory() as scratch:
-        outcome = subprocess.run(  # noqa: S603
-            _builder_command(huggingface, folder, scratch, precision),
-            env=os.environ | {"HF_HUB_OFFLINE": "1"},
-            capture_output=True,
-            text=True,
-        )
-        if outcome.returncode:
-            words = (outcome.stderr or outcome.stdout).strip().rpartition("\n")[2]
-            raise ModelUnavailable(f"{huggingface} cannot be built as ONNX {precision}: {words}")
+    with _whole(target) as folder, tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        try:
+            if precision == "int8" and can(AMX):
+                from nexus_jobs.adapters.onnx_int8 import quantise
+
+                _export(huggingface, Path(scratch) / "fp32", scratch, "fp32")
+                quantise(Path(scratch) / "fp32", folder)
+            else:
+                _export(huggingface, folder, scratch, precision)
+        except (OSError, subprocess.CalledProcessError) as error:
+            words = str(getattr(error, "stderr", None) or error).strip().rpartition("\n")[2]
+            raise ModelUnavailable(
+                f"{huggingface} cannot be built as ONNX {precision}: {words}"
+            ) from error
+
+
+def _export(huggingface: Path, folder: Path, scratch: str, precision: Precision) -> None:
+    subprocess.run(  # noqa: S603
+        _builder_command(huggingface, folder, scratch, precision),
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from nexus_jobs.adapters.engines.sampling import Floats, Ints
 from nexus_jobs.adapters.engines.stepping import SPARE_SLOTS, SteppingEngine
 from nexus_jobs.adapters.packages import require
+from nexus_jobs.adapters.processor import PROCESSOR, can
 from nexus_jobs.errors import ModelUnavailable
 from nexus_jobs.ports import Tokenizer
 
@@ -35,7 +37,7 @@ class OnnxEngine(SteppingEngine):
         max_batch_tokens: int = _BATCH_TOKENS,
         device: str = "cpu",
     ) -> None:
-        """Load the model; `threads` 0 is ONNX Runtime's own default.
+        """Load the model; `threads` 0 is the cores that this process may use.
 
         Raises:
             ModelUnavailable: the folder is not of this form, or the device is not the CPU.
@@ -77,6 +79,8 @@ class OnnxBackend:
         self._ids = decoder["inputs"]["input_ids"]
         self._mask = decoder["inputs"]["attention_mask"]
         self._dtype = _dtype(self._session, self._names[0][0])
+        vocabulary = self._session.get_outputs()[0].shape[-1]
+        self._scores = np.empty((slots, 1, vocabulary), self._dtype)
         heads, size = decoder["num_key_value_heads"], decoder["head_size"]
         shape = (slots, heads, min(_FIRST_CAPACITY, longest), size)
         self._cache = [np.empty(shape, self._dtype) for _ in self._names]
@@ -91,7 +95,9 @@ class OnnxBackend:
             part = tokens[row : row + together]
             # The mask hides nothing: a real token never looks at the padding that comes after it.
             mask = np.ones((len(part), start + length), np.int64)
-            self._run(self._binding(first + row, len(part)), part, mask)
+            binding = self._binding(first + row, len(part))
+            binding.bind_output(self._logits)
+            self._run(binding, part, mask)
 
     def decode(self, tokens: Ints, lengths: Ints) -> Floats:
         total = int(lengths.max()) + 1
@@ -99,30 +105,31 @@ class OnnxBackend:
         rows = len(tokens)
         if rows not in self._bindings:
             self._bindings[rows] = self._binding(0, rows)
+            self._bind(self._bindings[rows].bind_output, self._logits, self._scores[:rows])
         mask = (np.arange(total) <= lengths[:, None]).astype(np.int64)
-        return self._run(self._bindings[rows], tokens[:, None], mask)
+        self._run(self._bindings[rows], tokens[:, None], mask)
+        return self._scores[:rows, 0].astype(np.float32, copy=False)
 
     def move(self, source: int, target: int, length: int) -> None:
         for buffer in self._cache:
             buffer[target, :, :length] = buffer[source, :, :length]
 
-    def _run(self, binding: Any, tokens: Ints, mask: Ints) -> Floats:
+    def _run(self, binding: Any, tokens: Ints, mask: Ints) -> None:
         binding.bind_cpu_input(self._ids, np.ascontiguousarray(tokens))
         binding.bind_cpu_input(self._mask, mask)
         self._session.run_with_iobinding(binding)
-        logits: Floats = binding.get_outputs()[0].numpy()[:, -1]
-        return logits.astype(np.float32, copy=False)
 
     def _binding(self, first: int, rows: int) -> Any:
         """Binds the cache of slots `first` to `first + rows`, as both past and present."""
         binding = self._session.io_binding()
-        binding.bind_output(self._logits)
         for (past, present), buffer in zip(self._names, self._cache, strict=True):
             part = buffer[first : first + rows]
-            place = ("cpu", 0, self._dtype, part.shape, part.ctypes.data)
-            binding.bind_input(past, *place)
-            binding.bind_output(present, *place)
+            self._bind(binding.bind_input, past, part)
+            self._bind(binding.bind_output, present, part)
         return binding
+
+    def _bind(self, bind: Callable[..., None], name: str, array: NDArray[Any]) -> None:
+        bind(name, "cpu", 0, self._dtype, array.shape, array.ctypes.data)
 
     def _reserve(self, length: int) -> None:
         """Give every slot room for `length` tokens."""
@@ -137,11 +144,15 @@ class OnnxBackend:
 def _session(model: Path, threads: int) -> Any:
     ort = require("onnxruntime", extra="cpu")
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     options.log_severity_level = 3
     # threads spin within a run, which is faster, but not after it, where others need the cores
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    needed = session.get_modelmeta().custom_metadata_map.get(PROCESSOR)
+    if needed is not None and not can(needed):
+        raise ModelUnavailable(f"it was built for processors with {needed}; build it on this one")
+    return session
 
 
 def _cache_names(decoder: Mapping[str, Any]) -> list[tuple[str, str]]:
