@@ -27,9 +27,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[], metavar="part")
+    parser.add_argument("parts", nargs="*", metavar="part", help="all of them if none is named")
     parser.add_argument("--quick", action="store_true", help="seconds each: checks the bench only")
     arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - PARTS.keys():
+        parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     for part in arguments.parts or PARTS:
         tables = PARTS[part](quick=arguments.quick)
         show(tables)

@@ -38,15 +38,29 @@ PAGE: Final = 200
 def sync_load(
     url: str, clients: int, seconds: float, body: Mapping[str, Any], expected: str = ECHOED
 ) -> Load:
-    """Ask `POST /generate` for `seconds`; a 202, which holds no answer, is not right."""
+    """Ask `POST /generate` for `seconds`; a 202, which holds no answer, is not right.
+
+    Raises:
+        RuntimeError: no answer is right.
+    """
     requests = numbered(url, GENERATE, body, expected)
-    return drive(url, _lasting(seconds, requests), clients)
+    return _working(drive(url, _lasting(seconds, requests), clients))
 
 
 def submit_load(url: str, clients: int, seconds: float, body: Mapping[str, Any]) -> Load:
-    """Ask `POST /jobs` for `seconds`; `accepted` tells which jobs came of it."""
+    """Ask `POST /jobs` for `seconds`; `accepted` tells which jobs came of it.
+
+    Raises:
+        RuntimeError: no job was accepted.
+    """
     requests = numbered(url, "/api/v1/jobs", body, '"object":"job"')
-    return drive(url, _lasting(seconds, requests), clients, keep_bodies=True)
+    return _working(drive(url, _lasting(seconds, requests), clients, keep_bodies=True))
+
+
+def _working(load: Load) -> Load:
+    if not load.right:
+        raise RuntimeError(f"no answer is right; statuses and how often: {load.statuses}")
+    return load
 
 
 def numbered(url: str, path: str, body: Mapping[str, Any], expected: str) -> Iterator[Request]:
