@@ -21,6 +21,7 @@ SUBMITTERS: Final = 32
 WAITING: Final = "POST /generate"
 SUBMITTING: Final = "POST /jobs, until all have ended"
 COST: Final = "Processor seconds for 1,000 jobs"
+LOAD: Final = "the load itself"
 
 
 def measure(*, quick: bool) -> Tables:
@@ -60,7 +61,7 @@ class _Subject:
             "not right": len(load.answers) - len(load.right),
         }
         self._note(WAITING, figures, load)
-        self._note_cost(f"generate, {clients} clients", used, load)
+        self._note_cost("generate", clients, used, load)
 
     def submit(self, seconds: float) -> None:
         """Clients that wait for each 202; then all rows are looked up."""
@@ -79,17 +80,17 @@ class _Subject:
             "lost": len(ids) - end.states["succeeded"],
         }
         self._note(SUBMITTING, figures, load)
-        self._note_cost(f"submit, {SUBMITTERS} clients", used, load)
+        self._note_cost("submit", SUBMITTERS, used, load)
 
     def _note(self, title: str, figures: Row, load: Load) -> None:
         row = {"database": self.database, **figures, **milliseconds(load.latency)}
         self.tables[title].append(row)
 
-    def _note_cost(self, work: str, used: Mapping[str, int], load: Load) -> None:
+    def _note_cost(self, work: str, clients: int, used: Mapping[str, int], load: Load) -> None:
         """The database server's stand apart: it is not ours."""
         jobs = len(load.right)
         by_role = {role: spent / jobs for role, spent in sorted(used.items())}
         ours = sum(spent for role, spent in by_role.items() if role != "postgres")
-        clients = {"these clients": 1000 * load.generator_cpu / jobs}
-        row = {"database": self.database, "work": work, "platform": ours, **by_role, **clients}
-        self.tables[COST].append(row)
+        row = {"database": self.database, "work": work, "clients": clients, "platform": ours}
+        load_cost = {LOAD: 1000 * load.generator_cpu / jobs}
+        self.tables[COST].append(row | by_role | load_cost)

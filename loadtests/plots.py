@@ -17,11 +17,12 @@ from matplotlib.figure import Figure
 
 from loadtests.bulk_bench import MEMORY, RATES
 from loadtests.mixed_bench import AMONG, ARRIVING, AT_ONCE, CLOSED
-from loadtests.platform_bench import COST, WAITING
+from loadtests.platform_bench import COST, LOAD, WAITING
 from loadtests.report import RESULTS, Row, Tables, figure
 from loadtests.scaling_bench import WORKERS
 
 IMAGES: Final = Path(__file__).parent.parent / "docs" / "img"
+ROLES: Final = ("api", "worker", "valkey", "scheduler", "postgres", LOAD)
 OURS: Final = "#2563eb"
 OTHERS: Final = "#b6c2d2"
 STYLE: Final = {
@@ -39,10 +40,10 @@ def platform(tables: Tables) -> Figure:
     """Answers a second by the number of clients, and where the processor time goes."""
     drawing, (rates, costs) = _panels(2, height=3.2)
     rows = tables[WAITING]
-    names = [f"{row['database']}, {row['clients']} clients" for row in rows]
+    names = [f"{row['database']}, {row['clients']} at a time" for row in rows]
     _bars(rates, names, [row["answers/s"] for row in rows])
     rates.set_title("Synchronous answers a second, engine at 0 ms")
-    _stack(costs, tables[COST])
+    _stack(costs, [row for row in tables[COST] if row["clients"] > 1])
     costs.set_title(COST)
     return drawing
 
@@ -116,15 +117,14 @@ def _bars(
 
 def _stack(panel: Axes, rows: Sequence[Row]) -> None:
     """Each row's seconds by role, end to end."""
-    names = [f"{row['database']}, {row['work']}" for row in rows]
-    roles = [head for row in rows for head in row if head not in ("database", "work", "platform")]
+    names = [f"{row['database']}, {row['work']}, {row['clients']}" for row in rows]
     left = [0.0] * len(rows)
-    for role in dict.fromkeys(roles):
+    for role in ROLES:
         widths = [row.get(role, 0.0) for row in rows]
         panel.barh(names, widths, left=left, label=role)
         left = [begin + width for begin, width in zip(left, widths, strict=True)]
     panel.invert_yaxis()
-    panel.legend(frameon=False, fontsize="small")
+    panel.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def main() -> None:
