@@ -111,9 +111,11 @@ def _job(http: httpx.Client, job_id: str, wait: int) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What became of accepted jobs, by their rows: how many in each state, and how many are gone.
+    """What became of accepted jobs, by their rows.
 
-    `seconds` run from the first submission until the last end, on the database's clock.
+    `lost` are those without an answer that no other job got, whatever the reason; so the prompts
+    must all differ. `seconds` run from the first submission until the last end, on the database's
+    clock.
     """
 
     states: Mapping[str, int]
@@ -133,11 +135,12 @@ def fate(http: httpx.Client, ids: Sequence[str]) -> Fate:
     for job_id in [i for i, job in jobs.items() if job["finished_at"] is None]:
         await_end(http, job_id)
         jobs[job_id] = _job(http, job_id, wait=0)
+    answers = {job["result"]["text"] for job in jobs.values() if job["result"]}
     submitted = min(datetime.fromisoformat(job["submitted_at"]) for job in jobs.values())
     finished = max(datetime.fromisoformat(job["finished_at"]) for job in jobs.values())
     return Fate(
         states=Counter(job["state"] for job in jobs.values()),
-        lost=len(wanted - jobs.keys()),
+        lost=len(wanted) - len(answers),
         seconds=(finished - submitted).total_seconds(),
     )
 

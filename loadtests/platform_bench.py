@@ -77,7 +77,7 @@ class _Subject:
             "accepted/s": load.rate,
             "ended/s": end.rate,
             "in seconds": end.seconds,
-            "lost": len(ids) - end.states["succeeded"],
+            "lost": end.lost,
         }
         self._note(SUBMITTING, figures, load)
         self._note_cost("submit", SUBMITTERS, used, load)
