@@ -11,23 +11,11 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
 
 from nexus_jobs.adapters.engines.build import build_engine
 from nexus_jobs.config import ModelConfig, load_settings
-from nexus_jobs.job import Message, SamplingParams
-from nexus_jobs.ports import Engine, Tokenizer, TokenSequence
-
-SUBJECTS = (
-    "the tides", "an old bicycle", "how bread rises", "a quiet library", "volcanoes",
-    "the first day at a new school", "why leaves change colour", "a lighthouse keeper",
-)  # fmt: skip
-TASKS = (
-    "Write one sentence about {}.",
-    "Explain {} to a child of six, in plain words and with one example from everyday life.",
-    "List three facts about {}. Number them, and keep each of them under twenty words. Then say "
-    "which one surprises people most and why, as if you were talking to a friend over dinner.",
-)
+from nexus_jobs.ports import Engine, TokenSequence
+from nexus_jobs.tuning import mixed_sequences
 
 
 @dataclass(frozen=True)
@@ -40,27 +28,6 @@ class Throughput:
     @property
     def tokens_per_second(self) -> float:
         return self.tokens / self.seconds
-
-
-def mixed_sequences(tokenizer: Tokenizer, count: int) -> list[TokenSequence]:
-    """Prompts of about 25 to 75 tokens with exactly 8 to 128 new tokens each."""
-    texts = (task.format(subject) for subject in cycle(SUBJECTS) for task in TASKS)
-    lengths = (8 + (37 * index) % 121 for index in range(count))
-    return [
-        TokenSequence(
-            id=str(index),
-            prompt=_encoded(tokenizer, text),
-            params=SamplingParams(max_tokens=length, ignore_eos=True),
-        )
-        for index, (text, length) in enumerate(zip(islice(texts, count), lengths, strict=True))
-    ]
-
-
-def _encoded(tokenizer: Tokenizer, text: str) -> Sequence[int]:
-    rendered = tokenizer.render([Message("user", text)])
-    if rendered is None:
-        return tokenizer.encode(text)
-    return tokenizer.encode(rendered, add_special_tokens=False)
 
 
 def run_all(engine: Engine, sequences: Sequence[TokenSequence], slots: int) -> Throughput:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from nexus_jobs.cli.options import DEFAULT_URL, DataDir, Url
 from nexus_jobs.cli.output import console, show_table
+from nexus_jobs.cli.tune import tune
 from nexus_jobs.client import Client, Document, ServerUnreachable
 from nexus_jobs.config import ModelConfig, Precision, Settings, load_models, load_settings
 from nexus_jobs.errors import ModelUnavailable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 Row = tuple[object, ...]
 
 app = typer.Typer(help="The models on this machine.", no_args_is_help=True)
+app.command()(tune)
 
 WITHOUT_WEIGHTS: Final = ("simulated", "upstream")
 _COLUMNS: Final = ("name", "state", "engine", "type", "precision", "size", "formats")
