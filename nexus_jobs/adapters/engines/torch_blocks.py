@@ -8,22 +8,22 @@ import torch
 from torch.nn import Linear, Module
 from torch.nn.functional import linear, pad
 
-BLOCK: Final = 32
-"""Rows of one multiplication: two tiles of AMX. Fewer would cost as much, and more than this is
-where oneDNN begins to split the sum over the inputs in other ways.
-"""
+_DECODE_BLOCK: Final = 32
+_PREFILL_BLOCK: Final = 128
+"""Rows of one multiplication: few enough that padding costs little, many enough to be fast."""
 
 
 class BlockLinear(Linear):
-    """Multiplies `BLOCK` rows at a time, and pads the last block.
+    """Multiplies a fixed number of rows at a time, and pads the last block.
 
-    oneDNN picks a kernel by the shape of its operands, and its kernels do not round alike; here all
-    shapes are one.
+    oneDNN picks a kernel by the shape of its operands, and its kernels do not round alike. Here all
+    passes of a kind have one shape, whoever is in the batch.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        size = _DECODE_BLOCK if input.shape[-2] == 1 else _PREFILL_BLOCK
         rows = input.reshape(-1, self.in_features)
-        blocks = pad(rows, (0, 0, 0, -len(rows) % BLOCK)).reshape(-1, BLOCK, self.in_features)
+        blocks = pad(rows, (0, 0, 0, -len(rows) % size)).reshape(-1, size, self.in_features)
         outputs = torch.cat([linear(block, self.weight, self.bias) for block in blocks])
         return outputs[: len(rows)].reshape(*input.shape[:-1], self.out_features)
 
