@@ -48,6 +48,13 @@ def test_it_is_the_engine_that_it_runs(engine):
     assert engine.step() == []
 
 
+def test_a_row_that_was_evicted_while_its_step_ran_is_not_heard_of_again(engine):
+    engine.admit([sequence("a", "one two three"), sequence("b", "on and on", max_tokens=9)])
+    assert len(engine.step()) == 2
+    engine.evict("b")
+    assert [progress.sequence_id for progress in engine.step()] == ["a"]
+
+
 def test_a_killed_process_fails_its_rows_and_is_replaced(engine):
     engine.admit([sequence("a", "lost")])
     os.kill(child(), signal.SIGKILL)
@@ -58,12 +65,10 @@ def test_a_killed_process_fails_its_rows_and_is_replaced(engine):
     assert engine.step()[0].sequence_id == "b"
 
 
-def test_rows_that_died_while_others_joined_are_told_at_the_next_step(engine):
+def test_rows_that_join_a_dead_process_fail_with_the_others(engine):
     engine.admit([sequence("a", "lost")])
     os.kill(child(), signal.SIGKILL)
-    with pytest.raises(EngineError):
-        engine.admit([sequence("b", "refused")])
-    engine.admit([sequence("c", "lost with the others")])
+    engine.admit([sequence("b", "lost too")])
     with pytest.raises(EngineError, match="its process died"):
         engine.step()
     assert engine.step() == []

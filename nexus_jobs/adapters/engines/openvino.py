@@ -91,6 +91,8 @@ class OpenVinoEngine:
         self._handles.update(joined)
 
     def step(self) -> list[Progress]:
+        if not self._handles:
+            return []
         try:
             self._pipeline.step()
             progress = [self._read(row, handle) for row, handle in self._handles.items()]

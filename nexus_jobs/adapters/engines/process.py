@@ -11,19 +11,25 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Any, Final
+from typing import Final
 
 from nexus_jobs.errors import EngineError, ModelUnavailable, NexusError
 from nexus_jobs.ports import Engine, Progress, Tokenizer, TokenSequence
 
 STOP_SECONDS: Final = 10.0
+AHEAD: Final = 2
+"""Steps that are asked for at a time, so that the next one runs while the tokens of the last are
+handled on this side.
+"""
 _FACTS: Final = ("name", "reproducible", "slots", "max_sequence_length", "bounds_prefill")
 
 
 class ProcessEngine:
     """The engine that `build`, which must be picklable, makes in the other process.
 
-    Text is tokenised on this side. When the process dies, its rows fail and another is started.
+    Text is tokenised on this side. Calls go over a pipe and only steps are waited for, so
+    whatever goes wrong is told by the next step. When the process dies, its rows fail and another
+    is started.
 
     Raises:
         ModelUnavailable: as `build` does, or the process dies of it.
@@ -38,32 +44,37 @@ class ProcessEngine:
     def __init__(self, build: Callable[[], Engine], tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self._build = build
-        self._rows: set[str] = set()
-        self._lost = False
-        """Rows died with a process, and no step has told so yet."""
         self._start()
 
     def admit(self, sequences: Sequence[TokenSequence]) -> None:
-        self._call("admit", sequences)
+        """Let rows join; as steps are asked for ahead, they miss the next one."""
         self._rows.update(sequence.id for sequence in sequences)
+        self._call("admit", sequences)
 
     def step(self) -> list[Progress]:
+        if not self._rows:
+            return []
+        while self._asked < AHEAD:
+            self._call("step")
+            self._asked += 1
         try:
-            if self._lost:
-                raise EngineError(f"{self.name}: its process died")
-            progress: list[Progress] = self._call("step")
+            progress = self._next_progress()
+        except (EOFError, OSError) as error:
+            self.close()
+            self._start()
+            raise EngineError(f"{self.name}: its process died") from error
         except EngineError:
             for sequence_id in self._rows.copy():
                 self.evict(sequence_id)
-            self._lost = False
             raise
+        # a row may have been evicted after the step was asked for
+        progress = [row for row in progress if row.sequence_id in self._rows]
         self._rows.difference_update(row.sequence_id for row in progress if row.finish_reason)
         return progress
 
     def evict(self, sequence_id: str) -> None:
         self._rows.discard(sequence_id)
-        with suppress(EngineError):  # a process that died has dropped it as well
-            self._call("evict", sequence_id)
+        self._call("evict", sequence_id)
 
     def close(self) -> None:
         self._pipe.close()
@@ -77,33 +88,37 @@ class ProcessEngine:
         self._process = context.Process(target=_serve, args=(theirs, self._build), daemon=True)
         self._process.start()
         theirs.close()
+        self._rows: set[str] = set()
+        self._asked = 0
+        """Steps that the other side has not answered yet."""
         try:
-            facts = self._answer()
+            facts = self._pipe.recv()
         except EOFError as error:
             raise ModelUnavailable("the engine's process died while it loaded the model") from error
+        if isinstance(facts, NexusError):
+            raise facts
         for fact, value in zip(_FACTS, facts, strict=True):
             setattr(self, fact, value)
 
-    def _call(self, method: str, *arguments: object) -> Any:
-        try:
+    def _call(self, method: str, *arguments: object) -> None:
+        with suppress(OSError):  # it died; the next step finds out
             self._pipe.send((method, arguments))
-            return self._answer()
-        except (EOFError, OSError) as error:
-            self._lost = bool(self._rows)
-            self._rows.clear()
-            self.close()
-            self._start()
-            raise EngineError(f"{self.name}: its process died") from error
 
-    def _answer(self) -> Any:
-        answer = self._pipe.recv()
-        if isinstance(answer, Exception):
+    def _next_progress(self) -> list[Progress]:
+        method, answer = self._pipe.recv()
+        if method == "step":
+            self._asked -= 1
+        if isinstance(answer, EngineError):
             raise answer
-        return answer
+        progress: list[Progress] = answer
+        return progress
 
 
 def _serve(pipe: Connection, build: Callable[[], Engine]) -> None:
-    """Answer calls until the other side is gone, whether it closed the pipe or was killed."""
+    """Do what is called for until the other side is gone, whether it closed the pipe or died.
+
+    Only steps and failures are answered.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; ours is to drain
     try:
         engine = build()
@@ -118,4 +133,5 @@ def _serve(pipe: Connection, build: Callable[[], Engine]) -> None:
                 answer = getattr(engine, method)(*arguments)
             except EngineError as error:
                 answer = error
-            pipe.send(answer)
+            if answer is not None:
+                pipe.send((method, answer))
