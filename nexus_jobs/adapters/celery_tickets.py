@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 
 from celery import Celery
 from kombu import Exchange, Queue
@@ -12,6 +13,11 @@ from nexus_jobs.config import Settings
 
 TICKET_TASK = "nexus.generate"
 _PREFIX = "nexus."
+
+MOST_WAITING = 32
+"""Tickets of one model in Redis. More jobs need no more tickets: a claim takes whatever is queued,
+and a worker whose claim was filled claims again by itself.
+"""
 
 RINGING = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "socket_timeout": 1.0}
 """Transport options for who rings: a request does not wait for a Redis that is away."""
@@ -58,7 +64,6 @@ def celery_app(settings: Settings, **transport: float) -> Celery:
         broker_transport_options={
             **SOCKET,
             "socket_timeout": 5.0,
-            "visibility_timeout": 3600,
             **transport,
         },
         broker_connection_timeout=2.0,
@@ -76,20 +81,21 @@ class CeleryTickets:
 
     def ring(self, counts: Mapping[str, int]) -> None:
         with self._link, self._app.producer_or_acquire() as producer:
-            for model, count in self._tickets(counts):
-                self._app.send_task(
-                    TICKET_TASK,
-                    (model, count),
-                    queue=queue_of(model),
-                    producer=producer,
-                    retry=False,
-                )
+            for model, count in counts.items():
+                room = MOST_WAITING - self.waiting(model)
+                for jobs in islice(self._split(count), max(0, room)):
+                    self._app.send_task(
+                        TICKET_TASK,
+                        (model, jobs),
+                        queue=queue_of(model),
+                        producer=producer,
+                        retry=False,
+                    )
 
     def waiting(self, model: str) -> int:
         with self._link as client:
             return client.llen(queue_of(model))
 
-    def _tickets(self, counts: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-        for model, count in counts.items():
-            for start in range(0, count, self._ticket_jobs):
-                yield model, min(self._ticket_jobs, count - start)
+    def _split(self, count: int) -> Iterator[int]:
+        for start in range(0, count, self._ticket_jobs):
+            yield min(self._ticket_jobs, count - start)

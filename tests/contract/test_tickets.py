@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from nexus_jobs.adapters.celery_tickets import CeleryTickets, celery_app
+from nexus_jobs.adapters.celery_tickets import MOST_WAITING, CeleryTickets, celery_app
 from nexus_jobs.adapters.memory_queue import MemoryTickets
 from nexus_jobs.adapters.redis_link import RedisLink
 from nexus_jobs.config import Settings
@@ -40,6 +40,14 @@ def test_many_jobs_become_several_tickets_that_any_worker_can_take(redis_url, li
     assert sorted(message["headers"]["argsrepr"] for message in messages) == [
         "('m', 10)", "('m', 10)", "('m', 5)",
     ]  # fmt: skip
+
+
+def test_redis_stays_small_however_many_jobs_are_announced(redis_url, link):
+    tickets = celery_tickets(redis_url)
+    for _ in range(3):
+        tickets.ring({"m": 1000, "other": 1})
+    assert tickets.waiting("m") == MOST_WAITING
+    assert tickets.waiting("other") == 3
 
 
 def test_a_redis_that_is_away_is_told_and_not_asked_again_at_once():
