@@ -148,6 +148,13 @@ class ModelConfig(_Section):
     """Slots of a batch on one worker."""
     max_wait_ms: float = Field(0.0, ge=0)
     """How long an idle worker waits for more jobs before it starts a batch."""
+    target_latency_ms: float | None = Field(None, gt=0)
+    """Within how long a job should end, from its submission to the end of its answer.
+
+    With it the worker sets size and wait of the batch itself, up to `max_batch_size` and
+    `max_wait_ms`. It counts for jobs submitted one by one; rows of bulks get the room that is left
+    and the whole batch when nobody else waits. No job is refused for being late.
+    """
     max_batch_tokens: int = Field(2048, ge=1)
     """Prompt tokens that may join a running batch at one step."""
     max_sequence_length: int = Field(2048, ge=8)

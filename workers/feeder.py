@@ -21,13 +21,13 @@ class Feeder:
     """Turns tickets into rows that are ready to join.
 
     Tickets `credit` it, its own thread runs `run`, the batch loop takes rows and gives back
-    slots. One condition guards all of it.
+    slots. One condition guards all of it. `policy` gives the bounds that hold at the moment.
     """
 
     def __init__(
         self,
         *,
-        policy: BatchPolicy,
+        policy: Callable[[], BatchPolicy],
         claim: Callable[[int], Sequence[Job]],
         prepare: Callable[[Job], Row | None],
         poll_seconds: float,
@@ -80,7 +80,7 @@ class Feeder:
         if not self._ready or self._stopping:
             return []
         with self._changed:
-            count = self._policy.joining(row.prompt_length for row in self._ready)
+            count = self._policy().joining(row.prompt_length for row in self._ready)
             return [self._ready.popleft() for _ in range(count)]
 
     def free(self, slots: int) -> None:
@@ -103,7 +103,7 @@ class Feeder:
         with self._changed:
             while not self._stopping:
                 now = self._clock()
-                decision = self._policy.decide(now, self._snapshot())
+                decision = self._policy().decide(now, self._snapshot())
                 if decision.claim:
                     return decision.claim
                 self._changed.wait(min(decision.wake_at - now, threading.TIMEOUT_MAX))

@@ -10,6 +10,7 @@ from functools import partial
 
 import structlog
 
+from nexus_jobs.adaptive import AdaptiveBatching
 from nexus_jobs.batching import BatchPolicy
 from nexus_jobs.config import ModelConfig
 from nexus_jobs.errors import ConfigError, EngineError, InvalidRequest, ModelUnavailable
@@ -17,6 +18,7 @@ from nexus_jobs.execution import Row, Settlement, prepare, warm_up
 from nexus_jobs.fleet import ModelState, ServedModel
 from nexus_jobs.job import Event, Job, JobError, Lease, Outcome
 from nexus_jobs.ports import Engine, JobStore
+from workers.adaptation import Adaptation
 from workers.batch_loop import BatchLoop
 from workers.feeder import Feeder
 from workers.finisher import Finished, Finisher
@@ -61,6 +63,7 @@ class ModelRunner:
         self._deadline = float("inf")
         self._feeder: Feeder | None = None
         self._loop: BatchLoop | None = None
+        self._adaptation: Adaptation | None = None
         self._finisher = Finisher(settlement, self._settled)
         self._main = vital_thread(f"batch {model.name}", self._run)
 
@@ -158,13 +161,16 @@ class ModelRunner:
         threads[1].join()
 
     def _assemble(self, engine: Engine) -> tuple[Feeder, BatchLoop]:
-        policy = BatchPolicy(
+        bounds = BatchPolicy(
             slots=engine.slots,
             max_wait=self.model.max_wait_ms / 1000,
             max_join_tokens=None if engine.bounds_prefill else self.model.max_batch_tokens,
         )
+        if self.model.target_latency_ms is not None:
+            controller = AdaptiveBatching(bounds, self.model.target_latency_ms / 1000)
+            self._adaptation = Adaptation(controller, engine, time.monotonic)
         feeder = Feeder(
-            policy=policy,
+            policy=self._adaptation.policy if self._adaptation else lambda: bounds,
             claim=self._claim,
             prepare=partial(self._prepare, engine),
             poll_seconds=self._poll_seconds,
@@ -172,14 +178,14 @@ class ModelRunner:
         )
         loop = BatchLoop(
             model=self.model.name,
-            engine=engine,
+            engine=self._adaptation.engine if self._adaptation else engine,
             feeder=feeder,
             wanted=lambda lease: lease in self._leases,
             leave=self._leave,
         )
         with self._lock:
             self._feeder, self._loop = feeder, loop
-            self._state = ServedModel(ModelState.READY, engine.name, slots=policy.slots)
+            self._state = ServedModel(ModelState.READY, engine.name, slots=bounds.slots)
             if self._stopping.is_set():
                 loop.drain(self._deadline)
             self._loaded.set()
@@ -192,6 +198,8 @@ class ModelRunner:
         )
         with self._lock:
             self._leases.update(job.lease for job in jobs)
+        if self._adaptation is not None:
+            self._adaptation.claimed(jobs)
         return jobs
 
     def _prepare(self, engine: Engine, job: Job) -> Row | None:
@@ -207,8 +215,12 @@ class ModelRunner:
         return None
 
     def _leave(self, row: Row, event: Event, error: JobError | None) -> None:
+        if self._adaptation is not None:
+            self._adaptation.left(row, event)
         self._finisher.put(Finished(row.job, lambda: row.outcome(event, error)))
 
     def _settled(self, jobs: Sequence[Job]) -> None:
         with self._lock:
             self._leases.difference_update(job.lease for job in jobs)
+        if self._adaptation is not None:
+            self._adaptation.gone(jobs)
