@@ -31,6 +31,11 @@ from nexus_jobs.submission import Generation, parse_text
 CHUNK = 500
 """Rows committed together while a file is read."""
 BULK_PRIORITY = 8
+HEAD_START = 0.001
+"""Seconds by which every token that a row may generate brings it forward. A file's longest answers
+start first, so that none of them is left running alone at the end (Graham 1969, longest
+processing time first).
+"""
 
 Standing = Literal["importing", "queued", "running", "completed", "cancelled", "abandoned"]
 """The state of a bulk and of its rows, in one word."""
@@ -219,9 +224,7 @@ class BulkService:
 
     def _import(self, bulk: Bulk, drafts: Iterator[NewJob]) -> None:
         """Commit the rows in chunks; if that breaks off, what was committed is cancelled."""
-        numbered = (
-            replace(draft, bulk_id=bulk.id, bulk_index=index) for index, draft in enumerate(drafts)
-        )
+        numbered = (_row(draft, bulk, index) for index, draft in enumerate(drafts))
         try:
             while chunk := list(islice(numbered, CHUNK)):
                 self._committer.commit(chunk)
@@ -246,6 +249,11 @@ class BulkService:
                 ended=Ended(error=JobError(error.code, str(error))),
             )
         return replace(draft, cells=cells)
+
+
+def _row(draft: NewJob, bulk: Bulk, index: int) -> NewJob:
+    head_start = HEAD_START * draft.request.params.max_tokens
+    return replace(draft, bulk_id=bulk.id, bulk_index=index, slack=draft.slack - head_start)
 
 
 def _seconds(progress: BulkProgress) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nexus_jobs.adapters.memory_queue import MemorySignals
-from nexus_jobs.adapters.redis_signals import RedisSignals
-from nexus_jobs.ports import Channel
+from nexus_jobs.adapters.redis_signals import LONGEST_TEXT, RedisSignals
+from nexus_jobs.job import FinishReason, Result, State
+from nexus_jobs.ports import Channel, Ending
 from tests.e2e.stack import until
 
 
@@ -74,6 +75,34 @@ def test_many_ids_arrive_in_messages_of_a_bounded_size(link):
     until(lambda: "2499" in {job_id for message in heard for job_id in message}, timeout=10)
     assert max(map(len, heard)) == 250
     signals.close()
+
+
+def test_an_ending_arrives_as_it_was_sent(signals):
+    heard = []
+    signals.listen(Channel.ENDED, heard.append)
+    hints = {"a": ending("short"), "b": None}
+    until(lambda: signals.send(Channel.ENDED, hints) or heard, timeout=10)
+    assert heard[0] == hints
+
+
+def test_a_long_answer_is_left_to_its_row(link):
+    signals = RedisSignals(link)
+    heard = []
+    signals.listen(Channel.ENDED, heard.append)
+    hints = {"a": ending("x" * (LONGEST_TEXT + 1))}
+    until(lambda: signals.send(Channel.ENDED, hints) or heard, timeout=10)
+    assert heard[0] == {"a": None}
+    signals.close()
+
+
+def ending(text: str) -> Ending:
+    result = Result(
+        text=text, finish_reason=FinishReason.LENGTH, prompt_tokens=1, completion_tokens=2
+    )
+    return Ending(
+        state=State.SUCCEEDED, attempt=2, started_at=1.25, finished_at=2.5, worker="w",
+        result=result,
+    )  # fmt: skip
 
 
 def test_listening_goes_on_after_the_connection_was_cut(link):

@@ -115,6 +115,46 @@ class TestWaiting:
         assert ended.state is State.SUCCEEDED
         assert time.monotonic() - started < 10
 
+    def test_a_generation_ends_with_its_job(self, services):
+        until_queued = threading.Thread(target=until, args=[lambda: finish_all(services)])
+        until_queued.start()
+        job = services.jobs.generate(ask(), 30)
+        until_queued.join()
+        assert (job.state, job.result) == (State.SUCCEEDED, ANSWER)
+        assert services.jobs.get(job.id) == job
+
+    def test_a_generation_that_a_cache_answers_ends_at_once(self, services, monkeypatch):
+        monkeypatch.setattr("nexus_jobs.waiting.LOOK_AGAIN_SECONDS", 60)
+        services.jobs.submit([ask()])
+        finish_all(services)
+        assert services.jobs.generate(ask(), 60).cached is Cached.DATABASE
+
+    def test_a_generation_that_takes_too_long_is_given_as_it_stands(self, services):
+        assert services.jobs.generate(ask(), 0.05).state is State.QUEUED
+
+    def test_what_the_ended_message_tells_is_what_is_stored(self, services):
+        platform = services.platform
+        settlement = Settlement(
+            store=platform.store, cache=platform.cache, signals=platform.signals
+        )
+        heard = {}
+        platform.signals.listen(Channel.ENDED, heard.update)
+
+        def settle() -> bool:
+            jobs = platform.store.claim("simulated", 9, worker="w", lease_seconds=60)
+            settlement.settle(
+                jobs,
+                [Outcome(lease=job.lease, event=Event.SUCCEED, result=ANSWER) for job in jobs],
+            )
+            return bool(jobs)
+
+        worker = threading.Thread(target=until, args=[settle])
+        worker.start()
+        told = services.jobs.generate(ask(), 30)
+        worker.join()
+        assert heard[told.id].result == ANSWER
+        assert services.jobs.get(told.id) == told
+
     def test_it_ends_without_a_signal_too(self, services, monkeypatch):
         (job,) = services.jobs.submit([ask()])
         monkeypatch.setattr(
@@ -200,6 +240,12 @@ class TestBulks:
         bulk = self.submit(services, "prompt,max_tokens\na,7\nb,\n", max_tokens="5")
         rows = list(services.bulks.rows(bulk.id))
         assert [row.request.params.max_tokens for row in rows] == [7, 5]
+
+    def test_the_longest_answers_of_a_file_start_first(self, services):
+        self.submit(services, "prompt,max_tokens\na,7\nb,100\nc,30\n")
+        store = services.platform.store
+        claimed = store.claim("simulated", 3, worker="w", lease_seconds=60)
+        assert [job.request.prompt for job in claimed] == ["b", "c", "a"]
 
     def test_a_bulk_goes_from_queued_to_completed(self, services):
         bulk = self.submit(services, "prompt\na\nb\n\n")

@@ -1,0 +1,108 @@
+"""What committing in groups promises, with everything in memory."""
+
+import threading
+from concurrent.futures import Future
+
+import pytest
+
+from nexus_jobs.bootstrap import build_memory_services
+from nexus_jobs.config import ModelConfig
+from nexus_jobs.errors import Conflict, StoreUnavailable
+from nexus_jobs.job import NewJob, Request, State
+from tests.e2e.stack import until
+
+
+@pytest.fixture
+def services():
+    built = build_memory_services([ModelConfig(name="simulated", type="simulated")])
+    yield built
+    built.close()
+
+
+@pytest.fixture
+def store(services, monkeypatch):
+    """The store; its first `add` lasts until `release` is set, and `groups` notes every call."""
+    store = services.platform.store
+    add, store.groups, store.release = store.add, [], threading.Event()
+
+    def slow_at_first(drafts):
+        store.groups.append([draft.id for draft in drafts])
+        if len(store.groups) == 1:
+            store.release.wait(10)
+        return add(drafts)
+
+    monkeypatch.setattr(store, "add", slow_at_first)
+    return store
+
+
+def draft(job_id: str) -> NewJob:
+    return NewJob(id=job_id, request=Request(model="simulated", prompt=job_id), slack=0.0)
+
+
+def submit(services, *ids: str) -> Future:
+    return services.committer.submit([draft(job_id) for job_id in ids])
+
+
+def begin(services, store) -> Future:
+    """A commit that is under way."""
+    first = submit(services, "first")
+    until(lambda: store.groups)
+    return first
+
+
+def test_what_arrives_during_a_commit_shares_the_next_one(services, store):
+    first = begin(services, store)
+    others = [submit(services, "a", "b"), submit(services, "c")]
+    store.release.set()
+    assert [job.id for job in first.result(10)] == ["first"]
+    assert [[job.id for job in other.result(10)] for other in others] == [["a", "b"], ["c"]]
+    assert store.groups == [["first"], ["a", "b", "c"]]
+
+
+def test_one_ring_announces_a_whole_group(services, store):
+    begin(services, store)
+    others = [submit(services, str(number)) for number in range(20)]
+    store.release.set()
+    for other in others:
+        other.result(10)
+    services.close()
+    assert services.platform.tickets.waiting("simulated") <= 2
+
+
+def test_a_bad_entry_fails_alone(services, store):
+    begin(services, store)
+    bad, good = submit(services, "new", "first"), submit(services, "good")
+    store.release.set()
+    with pytest.raises(Conflict, match="exists already"):
+        bad.result(10)
+    assert good.result(10)[0].state is State.QUEUED
+    assert store.get("new") is None
+
+
+def test_nobody_of_a_group_is_accepted_when_the_store_is_away(services, store, monkeypatch):
+    def away(drafts):
+        raise StoreUnavailable("away")
+
+    begin(services, store)
+    others = [submit(services, "a"), submit(services, "b")]
+    monkeypatch.setattr(store, "add", away)
+    store.release.set()
+    for other in others:
+        with pytest.raises(StoreUnavailable):
+            other.result(10)
+
+
+def test_a_request_that_waits_is_told_at_once_that_it_was_not_accepted(services, monkeypatch):
+    def away(drafts):
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(services.platform.store, "add", away)
+    with pytest.raises(StoreUnavailable):
+        services.jobs.generate(Request(model="simulated", prompt="x"), 60)
+
+
+def test_closing_finishes_what_was_submitted(services):
+    submitted = [submit(services, str(number)) for number in range(50)]
+    services.close()
+    assert all(future.done() for future in submitted)
+    assert services.platform.store.backlog() == {"simulated": 50}
