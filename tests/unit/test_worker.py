@@ -3,87 +3,13 @@
 import threading
 import time
 
-import pytest
-
-from nexus_jobs.adapters.engines.simulated import SimulatedEngine, SimulatedTokenizer
-from nexus_jobs.bootstrap import connect_memory
-from nexus_jobs.config import ModelConfig, Settings, SimulatedTimes
+from nexus_jobs.adapters.engines.simulated import SimulatedTokenizer
 from nexus_jobs.errors import EngineError, ModelUnavailable, StoreUnavailable
-from nexus_jobs.execution import Settlement
 from nexus_jobs.fleet import ModelState
-from nexus_jobs.job import FinishReason, NewJob, Request, SamplingParams, State
+from nexus_jobs.job import FinishReason, State
 from nexus_jobs.ports import Channel
 from tests.e2e.stack import until
-from workers.device import Device
-
-MODEL = ModelConfig(name="simulated", type="simulated", max_batch_size=4)
-
-
-class Worker:
-    """A device on memory adapters, and short ways to use it."""
-
-    def __init__(self, build=None, model=MODEL, grace_seconds=5, lease_seconds=15):
-        settings = Settings(
-            worker={"poll_seconds": 0.05, "grace_seconds": grace_seconds},
-            jobs={"lease_seconds": lease_seconds},
-        )
-        self.platform = connect_memory([model], settings)
-        self.store = self.platform.store
-        self.device = Device(
-            [model], name="w", settings=settings, store=self.store, fleet=self.store,
-            settlement=Settlement(
-                store=self.store, cache=self.platform.cache, signals=self.platform.signals
-            ),
-            signals=self.platform.signals, build_engine=build or engine, waiting_tickets=2,
-        )  # fmt: skip
-
-    def add(self, *prompts: str, slack: float = 0.0, **params) -> list[str]:
-        self._ids = [f"{time.monotonic_ns():020}-{i}" for i in range(len(prompts))]
-        new = [
-            NewJob(
-                id=job_id, slack=slack,
-                request=Request(
-                    model="simulated", prompt=prompt, params=SamplingParams(**params)
-                ),
-            )
-            for job_id, prompt in zip(self._ids, prompts, strict=True)
-        ]  # fmt: skip
-        self.store.add(new)
-        return self._ids
-
-    def ended(self, ids):
-        return until(lambda: self._all_ended(ids), timeout=20)
-
-    def _all_ended(self, ids):
-        jobs = self.store.get_many(ids)
-        return [jobs[i] for i in ids] if all(jobs[i].ended for i in ids) else None
-
-    def state(self, job_id):
-        return self.store.get(job_id).state
-
-
-def engine(model, **times):
-    return SimulatedEngine(SimulatedTimes(**times), model.max_batch_size, 256)
-
-
-def slow_engine(model):
-    return engine(model, step_ms=5)
-
-
-@pytest.fixture
-def start():
-    workers = []
-
-    def started(*arguments, **keywords):
-        worker = Worker(*arguments, **keywords)
-        worker.device.start()
-        workers.append(worker)
-        return worker
-
-    yield started
-    for worker in workers:
-        worker.device.drain()
-        worker.device.join()
+from tests.unit.memory_worker import MODEL, Worker, engine, slow_engine
 
 
 def test_jobs_are_run_and_answered_each_with_its_own_words(start):

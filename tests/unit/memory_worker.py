@@ -1,0 +1,64 @@
+"""A worker with everything in memory, for tests."""
+
+import time
+
+from nexus_jobs.adapters.engines.simulated import SimulatedEngine
+from nexus_jobs.bootstrap import connect_memory
+from nexus_jobs.config import ModelConfig, Settings, SimulatedTimes
+from nexus_jobs.execution import Settlement
+from nexus_jobs.job import NewJob, Request, SamplingParams
+from tests.e2e.stack import until
+from workers.device import Device
+
+MODEL = ModelConfig(name="simulated", type="simulated", max_batch_size=4)
+
+
+class Worker:
+    """A device on memory adapters, and short ways to use it."""
+
+    def __init__(self, build=None, model=MODEL, grace_seconds=5, lease_seconds=15):
+        settings = Settings(
+            worker={"poll_seconds": 0.05, "grace_seconds": grace_seconds},
+            jobs={"lease_seconds": lease_seconds},
+        )
+        self.platform = connect_memory([model], settings)
+        self.store = self.platform.store
+        self.device = Device(
+            [model], name="w", settings=settings, store=self.store, fleet=self.store,
+            settlement=Settlement(
+                store=self.store, cache=self.platform.cache, signals=self.platform.signals
+            ),
+            signals=self.platform.signals, build_engine=build or engine, waiting_tickets=2,
+        )  # fmt: skip
+
+    def add(self, *prompts: str, slack=0.0, bulk=None, **params) -> list[str]:
+        self._ids = [f"{time.monotonic_ns():020}-{i}" for i in range(len(prompts))]
+        new = [
+            NewJob(
+                id=job_id, slack=slack, bulk_id=bulk, bulk_index=index if bulk else None,
+                request=Request(
+                    model="simulated", prompt=prompt, params=SamplingParams(**params)
+                ),
+            )
+            for index, (job_id, prompt) in enumerate(zip(self._ids, prompts, strict=True))
+        ]  # fmt: skip
+        self.store.add(new)
+        return self._ids
+
+    def ended(self, ids):
+        return until(lambda: self._all_ended(ids), timeout=20)
+
+    def _all_ended(self, ids):
+        jobs = self.store.get_many(ids)
+        return [jobs[i] for i in ids] if all(jobs[i].ended for i in ids) else None
+
+    def state(self, job_id):
+        return self.store.get(job_id).state
+
+
+def engine(model, **times):
+    return SimulatedEngine(SimulatedTimes(**times), model.max_batch_size, 256)
+
+
+def slow_engine(model):
+    return engine(model, step_ms=5)
