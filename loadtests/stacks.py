@@ -22,18 +22,29 @@ ROOM: Final = {"NEXUS_SERVER__THREADS": "160", "NEXUS_SERVER__MAX_WAITING": "144
 def running(
     models: Sequence[Mapping[str, Any]], *, workers: int = 1, database: str | None = None
 ) -> Iterator[Stack]:
-    """A platform that serves these models; `database` is a URL, or None for the embedded SQLite."""
+    """A platform that serves these models; `database` is a URL, or None for the embedded SQLite.
+
+    Raises:
+        RuntimeError: it does not start; the message is its log.
+    """
     with tempfile.TemporaryDirectory(prefix="nexus-bench-") as home:
         stack = Stack(Path(home), [dict(model) for model in models], load_settings().models_dir)
         del stack.env["NEXUS_JOBS__LEASE_SECONDS"]  # tests have short leases
         stack.env |= ROOM | ({"NEXUS_DATABASE__URL": database} if database else {})
         try:
-            stack.start(workers=workers)
+            _start(stack, workers)
             yield stack
         finally:
             stack.http.close()
             if stack.running:
                 stack.stop()
+
+
+def _start(stack: Stack, workers: int) -> None:
+    try:
+        stack.start(workers=workers)
+    except AssertionError as error:  # its log is about to be removed
+        raise RuntimeError(f"the platform did not start:\n{stack.log()}") from error
 
 
 @contextmanager
