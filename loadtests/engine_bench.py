@@ -1,8 +1,6 @@
-"""Runs one engine alone over prompts of mixed lengths and prints tokens per second.
+"""Runs one engine alone over prompts of mixed lengths, in several orders; prints tokens a second.
 
-    python loadtests/engine_bench.py onnx huggingface --requests 96 --slots 16
-
-The order is the best an offline run can have: longest answers first, a free slot filled at once.
+python -m loadtests.engine_bench onnx huggingface --requests 96 --slots 16
 """
 
 from __future__ import annotations
@@ -10,12 +8,14 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nexus_jobs.adapters.engines.build import build_engine
 from nexus_jobs.config import ModelConfig, load_settings
 from nexus_jobs.ports import Engine, TokenSequence
 from nexus_jobs.tuning import mixed_sequences
+
+CLIENTS = 16
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,17 @@ class Throughput:
 
 
 def run_all(engine: Engine, sequences: Sequence[TokenSequence], slots: int) -> Throughput:
-    """Run the sequences with at most `slots` at a time."""
-    waiting = sorted(sequences, key=lambda sequence: sequence.params.max_tokens)
+    """The best order of an offline run: longest answers first, a free slot filled at once."""
+    return run(engine, sorted(sequences, key=_answer, reverse=True), slots)
+
+
+def run(engine: Engine, sequences: Sequence[TokenSequence], width: int) -> Throughput:
+    """Run the sequences as they come, with at most `width` at a time."""
+    waiting = list(reversed(sequences))
     running = tokens = 0
     started = time.perf_counter()
     while waiting or running:
-        free = slots - running
-        joining = [waiting.pop() for _ in range(min(free, len(waiting)))]
+        joining = [waiting.pop() for _ in range(min(width - running, len(waiting)))]
         if joining:
             engine.admit(joining)
         running += len(joining)
@@ -47,14 +51,42 @@ def run_all(engine: Engine, sequences: Sequence[TokenSequence], slots: int) -> T
     return Throughput(tokens, time.perf_counter() - started)
 
 
+def run_static(engine: Engine, sequences: Sequence[TokenSequence], width: int) -> Throughput:
+    """Run batches of `width`, each to the end of its longest row, and count what was asked for."""
+    seconds = 0.0
+    for first in range(0, len(sequences), width):
+        batch = sequences[first : first + width]
+        longest = replace(batch[0].params, max_tokens=max(map(_answer, batch)))
+        seconds += run(engine, [replace(row, params=longest) for row in batch], width).seconds
+    return Throughput(sum(map(_answer, sequences)), seconds)
+
+
+def measure(engine: Engine, sequences: Sequence[TokenSequence], singles: int) -> dict[str, float]:
+    """Tokens a second in each order; only `singles` of the sequences run one by one."""
+    slots, by_prompt = engine.slots, sorted(sequences, key=lambda row: len(row.prompt))
+    run_all(engine, sequences[:slots], slots)
+    runs = {
+        "all at once": run_all(engine, sequences, slots),
+        f"{CLIENTS} clients": run(engine, sequences, min(CLIENTS, slots)),
+        "static batches": run_static(engine, sequences, slots),
+        "static, like prompts together": run_static(engine, by_prompt, slots),
+        "one by one": run(engine, sequences[:singles], 1),
+    }
+    return {order: result.tokens_per_second for order, result in runs.items()}
+
+
+def _answer(sequence: TokenSequence) -> int:
+    return sequence.params.max_tokens
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("types", nargs="+", help="openvino, onnx, huggingface")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--requests", type=int, default=96)
     parser.add_argument("--slots", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--one-by-one", type=int, default=24, help="how many to run one by one")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--one-by-one", type=int, default=8, help="how many to run one by one")
     arguments = parser.parse_args()
     settings = load_settings()
     for kind in arguments.types:
@@ -63,13 +95,9 @@ def main() -> None:
         )
         engine = build_engine(config, models_dir=settings.models_dir, threads=arguments.threads)
         sequences = mixed_sequences(engine.tokenizer, arguments.requests)
-        run_all(engine, sequences[: arguments.slots], arguments.slots)
-        batched = run_all(engine, sequences, arguments.slots).tokens_per_second
-        single = run_all(engine, sequences[: arguments.one_by_one], 1).tokens_per_second
-        print(
-            f"{engine.name}: {batched:.0f} tokens/s with {arguments.slots} slots, "
-            f"{single:.0f} one by one, {batched / single:.1f} times"
-        )
+        print(f"{engine.name}, {engine.slots} slots, tokens/s")
+        for order, speed in measure(engine, sequences, arguments.one_by_one).items():
+            print(f"  {order:30} {speed:6.0f}")
         engine.close()
 
 
