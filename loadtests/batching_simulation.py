@@ -127,7 +127,6 @@ class Simulation:
     ) -> None:
         self.moments: list[Moment] = []
         self.idle_waits: list[float] = []
-        self.busy = 0.0
         self._coming = deque(jobs)
         self._controller = controller
         self._times = times
@@ -197,7 +196,6 @@ class Simulation:
         seconds = self._times.step(rows) + joined_tokens * self._times.prefill_per_token
         seconds *= self._chance.lognormvariate(0, self._times.jitter)
         self._now += seconds
-        self.busy += seconds
         self.moments.append(Moment(self._now, rows, self._policy()))
         self._controller.stepped(rows, seconds)
         for job in self._rows:
@@ -224,8 +222,6 @@ class Outcome:
     in_time: float
     """Share of the awaited jobs that ended within the target."""
     tokens_per_second: float
-    busy: float
-    """Share of the time that the hardware was stepping."""
 
 
 def outcome(simulation: Simulation, jobs: Sequence[SimulatedJob], target: float) -> Outcome:
@@ -236,7 +232,6 @@ def outcome(simulation: Simulation, jobs: Sequence[SimulatedJob], target: float)
     return Outcome(
         in_time=sum(job.latency <= target for job in awaited) / max(1, len(awaited)),
         tokens_per_second=sum(moment.rows for moment in moments) / seconds,
-        busy=simulation.busy / seconds,
     )
 
 

@@ -11,7 +11,7 @@ jobs for which steps of so many rows would have been quick enough. So the larges
 steps do not get longer with rows, where no size can meet the target, and where nobody waits. This
 has Clipper's aim, the largest batch within a latency objective (Crankshaw et al., NSDI 2017), and
 goes by the time of a step as SLA-constrained dynamic batching does (Pang et al. 2025,
-arXiv:2503.05248). If awaited jobs still queue then, the size grows as in AIMD.
+arXiv:2503.05248). Where awaited jobs queue all the same, the size grows until they do not.
 """
 
 from __future__ import annotations
@@ -122,8 +122,9 @@ class AdaptiveBatching:
     def policy(self, now: float, *, awaited: int, filling: int) -> BatchPolicy:
         """The bounds for now, with so many rows of either kind in the batch.
 
-        Without rows of bulks in it the batch may always grow: with steps that cost the same for
-        any rows besides, `base / rows + per_row` a token, to let jobs queue gains nobody time.
+        Without rows of bulks in it the batch may always grow. Of `jobs` that are here, served
+        `rows` at a time with steps of `base + per_row * rows`, the last to come needs
+        `jobs * (base / rows + per_row)` for each token: the more rows, the less.
         """
         self._forget(now - REMEMBERED_TARGETS * self._target)
         size = max(self._best_size(), ceil(self._needed), 0 if filling else awaited + 1)
