@@ -9,7 +9,7 @@ from transformers import Cache
 
 _FIRST_CAPACITY: Final = 256
 """Tokens a slot has room for at first; doubled whenever a row outgrows it."""
-_STRIDE: Final = 64
+STRIDE: Final = 64
 """Attention looks at a multiple of this many keys, so that the neighbours' lengths do not change
 how the sum over a row's own keys is split.
 """
@@ -24,26 +24,35 @@ class SlotCache(Cache):
     def __init__(self, slots: int, longest: int) -> None:
         super().__init__(layers=[])
         self._slots = slots
-        self._longest = _rounded(longest)
-        self._capacity = min(_FIRST_CAPACITY, self._longest)
+        self._longest = _rounded(longest, STRIDE)
+        self.capacity = min(_FIRST_CAPACITY, self._longest)
+        """Tokens a slot has room for now; when it changes, the buffers are others."""
         self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._first = self._start = 0
-        self._at: torch.Tensor | None = None
-        self._span = 0
+        self._first = self._start = self._span = 0
+        self._at: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def reserve(self, length: int) -> None:
+        """Give every slot room for `length` tokens."""
+        if length <= self.capacity:
+            return
+        self.capacity = min(_rounded(max(length, 2 * self.capacity), STRIDE), self._longest)
+        for layer, (keys, values) in enumerate(self._buffers):
+            self._buffers[layer] = self._lengthened(keys), self._lengthened(values)
+
+    def span(self, length: int, stride: int) -> int:
+        """How many keys to look at to see `length`: a multiple of `stride`, if there is room."""
+        return min(_rounded(length, stride), self.capacity)
 
     def expect_prompts(self, first: int, start: int, end: int) -> None:
         """The next pass brings tokens at the positions `start` to `end`, for slots from `first`."""
         self._first, self._start, self._at, self._span = first, start, None, end
-        self._reserve(end)
 
-    def expect_tokens(self, at: torch.Tensor, longest: int) -> int:
-        """The next pass brings a token a row, at the positions `at` [rows] of the first slots.
+    def expect_tokens(self, slots: torch.Tensor, at: torch.Tensor, span: int) -> None:
+        """The next pass brings one token a row, to `slots` [rows] at the positions `at` [rows].
 
-        Returns how many keys the pass will see; `longest` is the longest row, with its new token.
+        Row i looks at the first `span` keys of slot i. Rows that are padding go to other slots.
         """
-        self._first, self._at, self._span = 0, at, _rounded(longest)
-        self._reserve(longest)
-        return self._span
+        self._first, self._at, self._span = 0, (slots, at), span
 
     def update(
         self,
@@ -82,26 +91,19 @@ class SlotCache(Cache):
     def _store(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = len(keys)
         for buffer, states in zip(self._buffers[layer], (keys, values), strict=True):
             if self._at is None:
-                slots = slice(self._first, self._first + rows)
-                buffer[slots, :, self._start : self._span] = states
+                rows = slice(self._first, self._first + len(states))
+                buffer[rows, :, self._start : self._span] = states
             else:
-                buffer[torch.arange(rows, device=states.device), :, self._at] = states[:, :, 0]
+                slots, at = self._at
+                buffer[slots, :, at] = states[:, :, 0]
         return self._buffers[layer]
 
     def _empty(self, states: torch.Tensor) -> torch.Tensor:
         """Zeros, because a masked key still counts with its value times 0, and 0 * NaN is NaN."""
         _, heads, _, size = states.shape
-        return states.new_zeros((self._slots, heads, self._capacity, size))
-
-    def _reserve(self, length: int) -> None:
-        """Give every slot room for `length` tokens."""
-        if length <= self._capacity:
-            return
-        self._capacity = min(_rounded(max(length, 2 * self._capacity)), self._longest)
-        self._buffers = [(self._lengthened(k), self._lengthened(v)) for k, v in self._buffers]
+        return states.new_zeros((self._slots, heads, self.capacity, size))
 
     def _lengthened(self, buffer: torch.Tensor) -> torch.Tensor:
         longer = self._empty(buffer)
@@ -109,5 +111,5 @@ class SlotCache(Cache):
         return longer
 
 
-def _rounded(length: int) -> int:
-    return -(-length // _STRIDE) * _STRIDE
+def _rounded(length: int, stride: int) -> int:
+    return -(-length // stride) * stride

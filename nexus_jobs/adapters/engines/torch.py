@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,9 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from nexus_jobs.adapters.engines.sampling import Floats, Ints
-from nexus_jobs.adapters.engines.slot_cache import SlotCache
+from nexus_jobs.adapters.engines.slot_cache import STRIDE, SlotCache
 from nexus_jobs.adapters.engines.stepping import SPARE_SLOTS, SteppingEngine
 from nexus_jobs.adapters.engines.torch_blocks import use_blocks
+from nexus_jobs.adapters.engines.torch_graphs import SPAN_STRIDE, RecordedSteps, Run, recorder
 from nexus_jobs.adapters.packages import require
 from nexus_jobs.errors import ModelUnavailable
 from nexus_jobs.ports import Tokenizer
@@ -56,7 +58,7 @@ class TorchEngine(SteppingEngine):
             raise ModelUnavailable(f"{folder} cannot be loaded: {error}") from error
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         length = min(max_sequence_length, context or max_sequence_length)
-        backend = TorchBackend(model, slots + SPARE_SLOTS, length)
+        backend = TorchBackend(model, slots + SPARE_SLOTS, length, recorder(model.device))
         backend.require_ragged_rows()
         super().__init__(
             backend,
@@ -72,14 +74,23 @@ class TorchEngine(SteppingEngine):
 class TorchBackend:
     """A model with a cache of slots. Decoding gives each row a position and a mask of its own."""
 
-    def __init__(self, model: PreTrainedModel, slots: int, longest: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        slots: int,
+        longest: int,
+        record: Callable[[Run], Run] | None = None,
+    ) -> None:
+        """With `record`, decode steps are recorded in a few shapes and replayed."""
         self._model = model
         self._masks = _Masks(model)
-        self._cache = SlotCache(slots, longest)
+        self._cache = SlotCache(slots + 1, longest)  # the last one is for rows that are padding
+        self._steps = record and RecordedSteps(self._forward, record, slots, model.device)
 
     @torch.inference_mode()
     def prefill(self, first: int, tokens: Ints, start: int) -> None:
         end = start + tokens.shape[1]
+        self._cache.reserve(end)
         self._cache.expect_prompts(first, start, end)
         positions = np.broadcast_to(np.arange(start, end), tokens.shape)
         # No mask but the causal one: a real token never looks at the padding that comes after it.
@@ -92,16 +103,32 @@ class TorchBackend:
 
     @torch.inference_mode()
     def decode(self, tokens: Ints, lengths: Ints) -> Floats:
-        at = self._tensor(lengths)
-        span = self._cache.expect_tokens(at, int(lengths.max()) + 1)
+        longest = int(lengths.max()) + 1
+        self._cache.reserve(longest)
+        inputs = np.stack((tokens, lengths, np.arange(len(tokens))))
+        if self._steps is None:
+            output = self._forward(self._tensor(inputs), self._cache.span(longest, STRIDE))
+        else:
+            span = self._cache.span(longest, SPAN_STRIDE)
+            output = self._steps(inputs, span, self._cache.capacity)
+        logits: Floats = output.float().cpu().numpy()
+        return logits
+
+    def _forward(self, inputs: torch.Tensor, span: int) -> torch.Tensor:
+        """Logits [rows, vocabulary]; asks the device nothing, so that it can be recorded.
+
+        `inputs` [3, rows] are tokens, positions and slots; `span` is how many keys to look at.
+        """
+        tokens, at, slots = inputs.unbind()
+        self._cache.expect_tokens(slots, at, span)
         output = self._model(
-            input_ids=self._tensor(tokens)[:, None],
+            input_ids=tokens[:, None],
             position_ids=at[:, None],
             attention_mask=self._masks.of(at, span),
             past_key_values=self._cache,
             use_cache=True,
         )
-        logits: Floats = output.logits[:, -1].float().cpu().numpy()
+        logits: torch.Tensor = output.logits[:, -1]
         return logits
 
     @torch.inference_mode()

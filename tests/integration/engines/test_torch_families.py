@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from transformers import (
 )
 
 from nexus_jobs.adapters.engines.simulated import SimulatedTokenizer
-from nexus_jobs.adapters.engines.torch import TorchEngine
+from nexus_jobs.adapters.engines.stepping import SPARE_SLOTS, SteppingEngine
+from nexus_jobs.adapters.engines.torch import TorchBackend, TorchEngine
+from nexus_jobs.adapters.engines.torch_graphs import Run
 from nexus_jobs.errors import ModelUnavailable
 from nexus_jobs.job import SamplingParams
 from nexus_jobs.ports import TokenSequence
@@ -120,6 +123,50 @@ def test_a_company_larger_than_a_block_changes_nothing_in_bf16(tmp_path: Path) -
     crowd = [TokenSequence(f"{n}", prompt, params) for n, prompt in enumerate(prompts)]
     answers = in_company(engine, crowd, joining=[40])
     assert alone(engine, crowd[::8]) == {s.id: answers[s.id] for s in crowd[::8]}
+
+
+def stepping(model: Any, record: Callable[[Run], Run] | None) -> SteppingEngine:
+    return SteppingEngine(
+        TorchBackend(model, 5 + SPARE_SLOTS, 512, record),
+        name="torch",
+        tokenizer=SimulatedTokenizer(),
+        slots=5,
+        max_sequence_length=512,
+        max_batch_tokens=256,
+        eos=(),
+    )
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma3, window of 8 in one layer"])
+def test_steps_in_recorded_shapes_answer_like_steps_as_they_come(
+    family: str, tmp_path: Path
+) -> None:
+    kind, arguments = FAMILIES[family]
+    model = AutoModelForCausalLM.from_pretrained(save(kind(**arguments), tmp_path))
+    shapes = []
+
+    def record(run: Run) -> Run:
+        shapes.append(run)
+        return run
+
+    recorded = stepping(model, record)
+    expected = in_company(stepping(model, None), sequences())
+    assert in_company(recorded, sequences()) == expected
+    assert in_company(recorded, sequences()) == expected
+    known = len(shapes)
+    assert 3 <= known <= 12  # of 1, 2, 4 or 8 rows with 2 spans, and in the smaller cache before
+    assert in_company(recorded, sequences()) == expected
+    assert len(shapes) == known
+
+
+def test_a_step_that_cannot_be_recorded_runs_as_it_is(tmp_path: Path) -> None:
+    def refuse(_: Run) -> Run:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    kind, arguments = FAMILIES["qwen3"]
+    model = AutoModelForCausalLM.from_pretrained(save(kind(**arguments), tmp_path))
+    answers = in_company(stepping(model, refuse), sequences()[:4])
+    assert answers == in_company(stepping(model, None), sequences()[:4])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
