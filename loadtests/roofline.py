@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from nexus_jobs.adapters.engines.torch import TorchBackend
+from nexus_jobs.adapters.engines.torch_graphs import recorder
 
 _STEPS = 20
 
@@ -37,7 +38,7 @@ class DecodeStep:
 
 def decode_step(model: Any, rows: int, length: int, bandwidth: float) -> DecodeStep:
     """The median of some steps on a cache that is full up to `length`."""
-    backend = TorchBackend(model, rows, length + _STEPS + 3)
+    backend = TorchBackend(model, rows, length + _STEPS + 3, recorder(model.device))
     backend.prefill(0, np.ones((rows, length), np.int64), 0)
     tokens, lengths, times = np.ones(rows, np.int64), np.full(rows, length), []
     for _ in range(_STEPS + 3):

@@ -16,6 +16,7 @@ from loadtests.engine_bench import Throughput, run_all
 from nexus_jobs.adapters.engines.simulated import SimulatedTokenizer
 from nexus_jobs.adapters.engines.stepping import SPARE_SLOTS, SteppingEngine
 from nexus_jobs.adapters.engines.torch import TorchBackend
+from nexus_jobs.adapters.engines.torch_graphs import recorder
 from nexus_jobs.job import SamplingParams
 from nexus_jobs.ports import TokenSequence
 
@@ -44,10 +45,13 @@ def _spread(step: int, longest: int) -> int:
     return shortest + step % (longest - shortest + 1)
 
 
-def ours(model: Any, rows: Sequence[TokenSequence], slots: int, longest: int) -> Throughput:
+def ours(
+    model: Any, rows: Sequence[TokenSequence], slots: int, longest: int, *, recorded: bool = True
+) -> Throughput:
     """The engine's own loop; `longest` is a row's prompt and answer together."""
+    record = recorder(model.device) if recorded else None
     engine = SteppingEngine(
-        TorchBackend(model, slots + SPARE_SLOTS, longest),
+        TorchBackend(model, slots + SPARE_SLOTS, longest, record),
         name="torch",
         tokenizer=SimulatedTokenizer(),
         slots=slots,
@@ -55,7 +59,7 @@ def ours(model: Any, rows: Sequence[TokenSequence], slots: int, longest: int) ->
         max_batch_tokens=BATCH_TOKENS,
         eos=(),
     )
-    run_all(engine, rows[:slots], slots)
+    run_all(engine, rows, slots)  # once over all shapes that will come up
     result = run_all(engine, rows, slots)
     engine.close()
     return result
