@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nexus_jobs.adapters.engines.sampling import Floats, Sampler, choose, draw, likeliest
+from nexus_jobs.adapters.engines.sampling import Floats, Sampler, choose, likeliest, pick
 from nexus_jobs.job import SamplingParams
 
 VOCABULARY = 300
@@ -27,12 +27,6 @@ def peaked(seed: int, rows: int = 1, size: int = VOCABULARY) -> Floats:
 
 def sampler(params: SamplingParams, prompt: tuple[int, ...] = ()) -> Sampler:
     return Sampler(params, prompt, [EOS])
-
-
-def kept_of(weights: Floats, top_k: int, top_p: float) -> list[int]:
-    """The tokens that the filters leave of one row."""
-    tokens, kept = likeliest(weights[None], np.array([top_k]), np.array([top_p]))
-    return tokens[kept > 0].tolist()
 
 
 def weights_of(logits: Floats) -> Floats:
@@ -68,9 +62,7 @@ def test_tokens_come_as_often_as_their_probability_says(params: SamplingParams) 
     logits = peaked(1, size=30)[0]
     row = sampler(replace(params, seed=11))
     draws = 4000
-    many = np.broadcast_to(logits, (40, 30))
-    drawn = [draw(many, [row] * 40) for _ in range(draws // 40)]
-    counts = np.bincount(np.concatenate(drawn), minlength=30)
+    counts = np.bincount([row.draw(logits) for _ in range(draws)], minlength=30)
     expected = reference(logits, params)
     spread = np.sqrt(expected * (1 - expected) / draws)
     assert (np.abs(counts / draws - expected) <= 5 * spread).all()
@@ -79,10 +71,13 @@ def test_tokens_come_as_often_as_their_probability_says(params: SamplingParams) 
 @given(logits=logits_of_any_shape, top_k=st.integers(1, 500))
 def test_top_k_keeps_the_k_likeliest(logits: Floats, top_k: int) -> None:
     weights = weights_of(logits)
-    top_k = min(top_k, len(weights))
-    kept = kept_of(weights, top_k, 1.0)
+    kept = likeliest(weights, top_k, 1.0)
+    if top_k >= len(weights):
+        assert kept is None
+        return
+    assert kept is not None
     bar = np.sort(weights)[-top_k]
-    assert set(kept) == set(np.flatnonzero((weights >= bar) & (weights > 0)))
+    assert set(kept) == set(np.flatnonzero(weights >= bar))
     assert (np.diff(weights[kept]) <= 0).all()
 
 
@@ -91,8 +86,8 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it(
     logits: Floats, top_k: int, top_p: float
 ) -> None:
     weights = weights_of(logits).astype(np.float64)
-    top_k = top_k if top_k < len(weights) else 0
-    kept = kept_of(weights, top_k, top_p)
+    kept = likeliest(weights, top_k, top_p)
+    assert kept is not None
     assert len(kept) >= 1
     allowed = weights if not top_k else np.sort(weights)[-top_k:]
     share = np.cumsum(weights[kept]) / allowed.sum()
@@ -104,21 +99,38 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it(
 
 
 def test_equals_of_the_kth_token_stay() -> None:
-    assert kept_of(np.array([0.5, 1.0, 0.5, 0.1]), 2, 1.0) == [1, 0, 2]
+    kept = likeliest(np.array([0.5, 1.0, 0.5, 0.1]), 2, 1.0)
+    assert kept is not None
+    assert kept.tolist() == [1, 0, 2]
 
 
 def test_a_flat_distribution_needs_all_of_the_vocabulary() -> None:
-    assert len(kept_of(np.ones(5000), 0, 0.9)) == 4500
+    kept = likeliest(np.ones(5000), 0, 0.9)
+    assert kept is not None
+    assert len(kept) == 4500
 
 
-def test_tokens_far_below_the_likeliest_are_drawn_when_the_filters_leave_them() -> None:
-    """A hundred thousand of them are together more likely than the likeliest."""
-    logits = np.full((1, 100_000), -12, np.float32)
-    logits[0, 0] = 0
-    for params in (SamplingParams(top_p=0.99), SamplingParams(top_k=99_999)):
-        rows = [sampler(replace(params, temperature=1, seed=seed)) for seed in range(20)]
-        tokens = draw(np.repeat(logits, 20, axis=0), rows)
-        assert 0 < np.count_nonzero(tokens) < 20
+def test_tokens_far_below_the_likeliest_are_found_when_top_k_asks_for_them() -> None:
+    weights = np.array([1.0, 1e-9, 1e-7, 1e-8])
+    kept = likeliest(weights, 3, 1.0)
+    assert kept is not None
+    assert kept.tolist() == [0, 2, 3]
+
+
+@given(
+    weights=arrays(np.float32, st.integers(1, 700), elements=st.floats(0, 1, width=32)),
+    chance=st.floats(1e-9, 1),
+)
+@settings(max_examples=50)
+def test_a_pick_is_the_first_whose_running_sum_reaches_the_chance(
+    weights: Floats, chance: float
+) -> None:
+    weights[0] = 1
+    index = pick(weights, chance)
+    mass = np.cumsum(weights, dtype=np.float64)
+    assert weights[index] > 0
+    assert mass[index] >= chance * mass[-1] * (1 - 1e-5)
+    assert index == 0 or mass[index - 1] <= chance * mass[-1] * (1 + 1e-5)
 
 
 @given(temperature=st.floats(1e-30, 2), seed=st.integers(0, 2**63 - 1))
@@ -126,8 +138,7 @@ def test_tokens_far_below_the_likeliest_are_drawn_when_the_filters_leave_them() 
 def test_any_temperature_and_seed_draw_a_possible_token(temperature: float, seed: int) -> None:
     logits = peaked(2)[0]
     logits[5:] = -np.inf
-    row = sampler(SamplingParams(temperature=temperature, seed=seed))
-    assert draw(logits[None], [row])[0] < 5
+    assert sampler(SamplingParams(temperature=temperature, seed=seed)).draw(logits) < 5
 
 
 def test_a_very_low_temperature_is_greedy() -> None:
