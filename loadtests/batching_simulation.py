@@ -127,11 +127,13 @@ class Simulation:
     ) -> None:
         self.moments: list[Moment] = []
         self.idle_waits: list[float] = []
+        """How long jobs waited while nothing ran, once for each start."""
         self._coming = deque(jobs)
         self._controller = controller
         self._times = times
         self._chance = random.Random(seed)
         self._now = 0.0
+        self._idle_since = 0.0
         self._since: float | None = None
         self._queue: list[tuple[float, int, SimulatedJob]] = []
         self._ready: deque[SimulatedJob] = deque()
@@ -171,8 +173,8 @@ class Simulation:
             decision = self._policy().decide(self._now, seen)
             if not decision.claim or not self._queue:
                 return decision.wake_at
-            if not held:
-                self.idle_waits.append(self._now - (self._since or self._now))
+            if not held and self._since is not None:
+                self.idle_waits.append(self._now - max(self._since, self._idle_since))
             for _ in range(min(decision.claim, len(self._queue))):
                 self._take(heappop(self._queue)[2])
             if not self._queue:
@@ -203,6 +205,7 @@ class Simulation:
             if not job.left:
                 self._leave(job)
         self._rows = [job for job in self._rows if job.left]
+        self._idle_since = self._now
 
     def _leave(self, job: SimulatedJob) -> None:
         job.ended = self._now
