@@ -9,6 +9,8 @@ ratios. `python -m loadtests.plots` draws them.
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -32,7 +34,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - PARTS.keys():
         parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that platforms are stopped too
     for part in arguments.parts or PARTS:
+        print(f"measuring {part} …", flush=True)
         tables = PARTS[part](quick=arguments.quick)
         show(tables)
         print(f"in {keep(part, tables, quick=arguments.quick)}\n")

@@ -67,7 +67,7 @@ class _Comparison:
         self._seconds = 2 if quick else 20
 
     def run_engine(self, engine: EngineAlone) -> None:
-        engine.in_best_order(self._work(), self._slots)  # warms it up
+        engine.in_best_order(self._work()[:CLIENTS], CLIENTS)  # warms it up
         self._best = engine.in_best_order(self._work(), self._slots)
         self._single = engine.in_best_order(self._work()[:8], 1)
         static = engine.in_static_batches(self._work(), self._slots)
@@ -91,7 +91,7 @@ class _Comparison:
         self._note_latency(ARRIVING, "static batches", waited)
 
     def run_platform(self, platform: ThroughPlatform) -> None:
-        platform.one_file(self._work())  # warms it up
+        platform.one_file(self._work()[:CLIENTS])  # warms it up
         rate, stepping = platform.one_file(self._work())
         self._note(AT_ONCE, "platform, one file", rate, self._best, stepping)
         rate, stepping = platform.with_clients(self._work(), CLIENTS)
@@ -117,7 +117,7 @@ class _Comparison:
         return [(due, one._replace(tokens=tokens)) for due, one in zip(dues, work, strict=True)]
 
     def run_engine_again(self, engine: EngineAlone) -> None:
-        engine.in_best_order(self._work(), self._slots)  # warms it up
+        engine.in_best_order(self._work()[:CLIENTS], CLIENTS)  # warms it up
         again = engine.in_best_order(self._work(), self._slots)
         self._note(AT_ONCE, "engine alone again, at the end", again, self._best)
 
