@@ -18,7 +18,7 @@ from tests.e2e.stack import Stack
 MODEL: Final = {"name": "simulated", "type": "simulated", "max_batch_size": 64}
 ROWS: Final = 100_000
 RATES: Final = "One CSV on the simulated engine"
-MEMORY: Final = "The most memory that a process took meanwhile"
+MEMORY: Final = "Peak memory meanwhile"
 
 
 @dataclass(frozen=True, slots=True)
