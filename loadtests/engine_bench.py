@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from nexus_jobs.adapters.engines.build import build_engine
@@ -61,18 +61,17 @@ def run_static(engine: Engine, sequences: Sequence[TokenSequence], width: int) -
     return Throughput(sum(map(_answer, sequences)), seconds)
 
 
-def measure(engine: Engine, sequences: Sequence[TokenSequence], singles: int) -> dict[str, float]:
-    """Tokens a second in each order; only `singles` of the sequences run one by one."""
+def measure(
+    engine: Engine, sequences: Sequence[TokenSequence], singles: int
+) -> Iterator[tuple[str, Throughput]]:
+    """What each order produces; only `singles` of the sequences run one by one."""
     slots, by_prompt = engine.slots, sorted(sequences, key=lambda row: len(row.prompt))
     run_all(engine, sequences[:slots], slots)
-    runs = {
-        "all at once": run_all(engine, sequences, slots),
-        f"{CLIENTS} clients": run(engine, sequences, min(CLIENTS, slots)),
-        "static batches": run_static(engine, sequences, slots),
-        "static, like prompts together": run_static(engine, by_prompt, slots),
-        "one by one": run(engine, sequences[:singles], 1),
-    }
-    return {order: result.tokens_per_second for order, result in runs.items()}
+    yield "all at once", run_all(engine, sequences, slots)
+    yield f"{CLIENTS} clients", run(engine, sequences, min(CLIENTS, slots))
+    yield "static batches", run_static(engine, sequences, slots)
+    yield "static, like prompts together", run_static(engine, by_prompt, slots)
+    yield "one by one", run(engine, sequences[:singles], 1)
 
 
 def _answer(sequence: TokenSequence) -> int:
@@ -96,8 +95,8 @@ def main() -> None:
         engine = build_engine(config, models_dir=settings.models_dir, threads=arguments.threads)
         sequences = mixed_sequences(engine.tokenizer, arguments.requests)
         print(f"{engine.name}, {engine.slots} slots, tokens/s")
-        for order, speed in measure(engine, sequences, arguments.one_by_one).items():
-            print(f"  {order:30} {speed:6.0f}")
+        for order, result in measure(engine, sequences, arguments.one_by_one):
+            print(f"  {order:30} {result.tokens_per_second:6.0f}", flush=True)
         engine.close()
 
 
