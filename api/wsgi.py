@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from multiprocessing.util import Finalize
 
 from flask import Flask
@@ -22,4 +23,8 @@ def create() -> Flask:
     services = build_services(load_settings())
     # The server's workers are forked, and a forked child leaves without running `atexit`.
     Finalize(None, services.close, exitpriority=0)
-    return create_app(services)
+    app = create_app(services)
+    # All of this stays, so the garbage collector need not look through it while requests wait.
+    gc.collect()
+    gc.freeze()
+    return app
