@@ -9,7 +9,7 @@ import structlog
 from nexus_jobs import telemetry
 from nexus_jobs.errors import QueueUnavailable
 from nexus_jobs.job import BulkState, State
-from nexus_jobs.ports import BulkStore, Channel, JobStore, Signals, TicketQueue
+from nexus_jobs.ports import BulkStore, Channel, FleetStore, JobStore, Signals, TicketQueue
 
 log = structlog.get_logger(__name__)
 
@@ -27,12 +27,14 @@ class Maintenance:
         *,
         store: JobStore,
         bulks: BulkStore,
+        fleet: FleetStore,
         tickets: TicketQueue,
         signals: Signals,
         import_timeout: float,
     ) -> None:
         self._store = store
         self._bulks = bulks
+        self._fleet = fleet
         self._tickets = tickets
         self._signals = signals
         self._import_timeout = import_timeout
@@ -79,11 +81,9 @@ class Maintenance:
     def _ring_again(self) -> None:
         """Ring for models that have ready jobs and no ticket: lost ones, or later attempts."""
         try:
-            unannounced = {
-                model: min(count, AUDIT_JOBS)
-                for model, count in self._store.backlog().items()
-                if not self._tickets.waiting(model)
-            }
+            names = [model.name for model in self._fleet.models()]
+            silent = [name for name in names if not self._tickets.waiting(name)]
+            unannounced = self._store.backlog(silent, AUDIT_JOBS)
             if unannounced:
                 self._tickets.ring(unannounced)
         except QueueUnavailable as error:

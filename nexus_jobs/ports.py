@@ -83,8 +83,8 @@ class JobStore(Protocol):
     def expire_overdue(self) -> list[str]:
         """Expire queued jobs that are past `expires_at`; their ids."""
 
-    def backlog(self) -> dict[str, int]:
-        """How many jobs are ready to run, for each model that has any."""
+    def backlog(self, models: Sequence[str], at_most: int) -> dict[str, int]:
+        """How many jobs are ready to run, counted up to `at_most`, for those models with any."""
 
     def counts(self) -> dict[tuple[str, State], int]:
         """How many jobs are queued or running, by model and state."""

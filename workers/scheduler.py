@@ -26,6 +26,7 @@ def main(settings: Settings) -> None:
     maintenance = Maintenance(
         store=platform.store,
         bulks=platform.store,
+        fleet=platform.store,
         tickets=platform.tickets,
         signals=platform.signals,
         import_timeout=settings.scheduler.import_timeout_seconds,

@@ -153,8 +153,10 @@ class MemoryJobs:
             overdue = [job for job in self._in_state(Event.EXPIRE) if _overdue(job, at)]
             return [self._move(job, Event.EXPIRE, at).id for job in overdue]
 
-    def backlog(self) -> dict[str, int]:
-        return {m: count for (m, state), count in self.counts().items() if state is State.QUEUED}
+    def backlog(self, models: Sequence[str], at_most: int) -> dict[str, int]:
+        counts = self.counts()
+        ready = {model: counts.get((model, State.QUEUED), 0) for model in models}
+        return {model: min(count, at_most) for model, count in ready.items() if count}
 
     def counts(self) -> dict[tuple[str, State], int]:
         with self._lock:

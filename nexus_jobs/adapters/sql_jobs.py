@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, func, insert, select, union_all, update
+from sqlalchemy import Connection, Select, func, insert, literal, select, union_all, update
 
 from nexus_jobs.adapters.database import Database, database_now, now
 from nexus_jobs.adapters.sql_rows import (
@@ -22,7 +22,6 @@ from nexus_jobs.job import BulkState, Job, NewJob, Result, State
 from nexus_jobs.ports import JobFilter
 
 _INSERT_JOBS, _INSERT_RESULTS = insert(jobs), insert(results)
-_READY = select(jobs.c.model, func.count()).where(is_state([State.QUEUED])).group_by(jobs.c.model)
 # one SELECT for each state, so that each can use that state's partial index
 _UNFINISHED = union_all(
     *(
@@ -73,9 +72,12 @@ class SqlJobs:
         with self._database.read() as connection:
             return [job_with_result(row) for row in connection.execute(statement)]
 
-    def backlog(self) -> dict[str, int]:
+    def backlog(self, models: Sequence[str], at_most: int) -> dict[str, int]:
+        if not models:
+            return {}
+        statement = union_all(*(_ready(model, at_most) for model in models))
         with self._database.read() as connection:
-            return dict(connection.execute(_READY).all())
+            return {model: count for model, count in connection.execute(statement) if count}
 
     def counts(self) -> dict[tuple[str, State], int]:
         with self._database.read() as connection:
@@ -98,6 +100,11 @@ class SqlJobs:
         )
         with self._database.read() as connection:
             return {row.fingerprint: result_of(row) for row in connection.execute(statement)}
+
+
+def _ready(model: str, at_most: int) -> Select[str, int]:
+    queued = select(jobs.c.id).where(jobs.c.model == model, is_state([State.QUEUED]))
+    return select(literal(model), func.count()).select_from(queued.limit(at_most).subquery())
 
 
 def _touch_bulks(connection: Connection, bulk_ids: set[str], at: float) -> None:

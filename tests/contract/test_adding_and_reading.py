@@ -89,7 +89,7 @@ def test_all_of_a_group_is_added_or_none(store: Store) -> None:
     with pytest.raises(Conflict):
         store.add([fresh, new_job(id=old.id)])
     assert store.get(fresh.id) is None
-    assert store.backlog() == {"m": 1}
+    assert store.backlog(["m", "other"], 9) == {"m": 1}
 
 
 def test_a_job_answered_by_the_cache_is_born_succeeded(store: Store) -> None:
@@ -152,10 +152,17 @@ def test_search_shows_results(store: Store) -> None:
 
 
 def test_backlog_counts_queued_jobs_by_model(store: Store) -> None:
-    assert store.backlog() == {}
+    assert store.backlog(["m", "other"], 9) == {}
     store.add([new_job(), new_job(), new_job(model="other")])
     claim(store)
-    assert store.backlog() == {"m": 1, "other": 1}
+    assert store.backlog(["m", "other", "idle"], 9) == {"m": 1, "other": 1}
+    assert store.backlog(["other"], 9) == {"other": 1}
+    assert store.backlog([], 9) == {}
+
+
+def test_backlog_counts_no_further_than_it_is_asked_to(store: Store) -> None:
+    store.add([new_job() for _ in range(12)])
+    assert store.backlog(["m"], 5) == {"m": 5}
 
 
 def test_counts_are_by_model_and_state_and_leave_out_what_has_ended(store: Store) -> None:

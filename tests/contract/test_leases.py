@@ -115,7 +115,7 @@ def test_a_requeue_without_attempts_left_buries_the_job(store: Store) -> None:
 
 def test_a_released_attempt_does_not_count(store: Store) -> None:
     for _ in range(3):
-        job = running(store, max_attempts=1) if not store.backlog() else claim(store)[0]
+        job = running(store, max_attempts=1) if not store.backlog(["m"], 9) else claim(store)[0]
         assert states_after(store, [outcome(job, Event.RELEASE)]) == {job.id: State.QUEUED}
         assert stored(store, job).attempt == 0
     assert stored(store, job).started_at is None
@@ -237,7 +237,7 @@ def test_a_queued_job_can_be_cancelled(store: Store) -> None:
     assert cancelled is not None
     assert (cancelled.state, cancelled.finished_at is not None) == (State.CANCELLED, True)
     assert claim(store) == []
-    assert store.backlog() == {}
+    assert store.backlog(["m"], 9) == {}
 
 
 def test_a_running_job_can_be_cancelled_and_its_late_result_is_dropped(store: Store) -> None:

@@ -99,7 +99,7 @@ def test_a_store_without_its_schema_is_unavailable(url: str) -> None:
     assert schema.current(url) is None
     store = SqlStore(url, pool_size=1)
     with pytest.raises(StoreUnavailable, match="jobs"):
-        store.backlog()
+        store.backlog(["m"], 9)
     store.close()
 
 

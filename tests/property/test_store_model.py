@@ -227,7 +227,7 @@ class TwoStores(RuleBasedStateMachine):
     def both_look_the_same(self) -> None:
         self.both(lambda store, _: store.get_many(self.ids))
         self.both(lambda store, _: store.counts())
-        self.both(lambda store, _: store.backlog())
+        self.both(lambda store, _: store.backlog(MODELS, 3))
         self.both(lambda store, _: list(store.search(JobFilter(state=State.QUEUED), limit=5)))
         self.both(lambda store, _: store.find_results(["f"], max_age=1000.0))
         for bulk_id in self.bulk_ids:

@@ -105,4 +105,4 @@ def test_closing_finishes_what_was_submitted(services):
     submitted = [submit(services, str(number)) for number in range(50)]
     services.close()
     assert all(future.done() for future in submitted)
-    assert services.platform.store.backlog() == {"simulated": 50}
+    assert services.platform.store.backlog(["simulated"], 99) == {"simulated": 50}
