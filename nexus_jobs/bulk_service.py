@@ -11,6 +11,7 @@ from typing import IO, Final, Literal
 from nexus_jobs import bulk as files
 from nexus_jobs import telemetry
 from nexus_jobs.committing import Committer
+from nexus_jobs.counting import BulkCounts
 from nexus_jobs.errors import Conflict, InvalidRequest, NotFound
 from nexus_jobs.intake import Intake, new_id
 from nexus_jobs.job import (
@@ -107,6 +108,7 @@ class BulkService:
         self._committer = committer
         self._store = store
         self._signals = signals
+        self._counts = BulkCounts(store)
 
     def submit_file(
         self,
@@ -161,7 +163,7 @@ class BulkService:
             NotFound: there is no such bulk.
         """
         bulk = self._get(bulk_id)
-        progress = self._store.bulk_progress(bulk_id)
+        progress = self._counts.of(bulk_id)
         open_rows = sum(n for state, n in progress.counts.items() if state not in TERMINAL)
         if bulk.state is BulkState.IMPORTING:
             open_rows = bulk.total - sum(progress.counts[state] for state in TERMINAL)
@@ -234,6 +236,7 @@ class BulkService:
 
     def _cancel(self, bulk_id: str, to: BulkState) -> None:
         cancelled = self._store.cancel_bulk(bulk_id, to)
+        self._counts.forget(bulk_id)
         telemetry.jobs_ended.labels(self._get(bulk_id).model, State.CANCELLED).inc(len(cancelled))
         for channel in Channel:
             self._signals.send(channel, dict.fromkeys(cancelled))
