@@ -117,7 +117,9 @@ class AdaptiveBatching:
 
     def served(self, now: float, *, queued: float, ran: float, tokens: int) -> None:
         """An awaited job ended after `ran` seconds in the batch with so many tokens."""
-        self._served.append(_Served(now, ran, (self._target - queued) / max(1, tokens)))
+        # What is queued beyond the share asks for more rows, not for shorter steps.
+        budget = self._target - min(queued, QUEUE_SHARE * self._target)
+        self._served.append(_Served(now, ran, budget / max(1, tokens)))
 
     def policy(self, now: float, *, awaited: int, filling: int) -> BatchPolicy:
         """The bounds for now, with so many rows of either kind in the batch.
