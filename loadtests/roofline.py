@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nexus_jobs.adapters.engines.torch import TorchBackend
+from nexus_jobs.adapters.engines.torch_backend import TorchBackend
 from nexus_jobs.adapters.engines.torch_graphs import recorder
 
 _STEPS = 20

@@ -14,8 +14,7 @@ from transformers.generation import ContinuousBatchingConfig
 
 from loadtests.engine_bench import Throughput, run_all
 from nexus_jobs.adapters.engines.simulated import SimulatedTokenizer
-from nexus_jobs.adapters.engines.stepping import SPARE_SLOTS, SteppingEngine
-from nexus_jobs.adapters.engines.torch import TorchBackend
+from nexus_jobs.adapters.engines.torch import ModelEngine
 from nexus_jobs.adapters.engines.torch_graphs import recorder
 from nexus_jobs.job import SamplingParams
 from nexus_jobs.ports import TokenSequence
@@ -50,14 +49,15 @@ def ours(
 ) -> Throughput:
     """The engine's own loop; `longest` is a row's prompt and answer together."""
     record = recorder(model.device) if recorded else None
-    engine = SteppingEngine(
-        TorchBackend(model, slots + SPARE_SLOTS, longest, record),
+    engine = ModelEngine(
+        model,
         name="torch",
         tokenizer=SimulatedTokenizer(),
         slots=slots,
         max_sequence_length=longest,
         max_batch_tokens=BATCH_TOKENS,
         eos=(),
+        record=record,
     )
     run_all(engine, rows, slots)  # once over all shapes that will come up
     result = run_all(engine, rows, slots)

@@ -22,6 +22,8 @@ SPAN_STRIDE: Final = 256
 _ROWS_STRIDE: Final = 32
 
 Run = Callable[[], None]
+Recorder = Callable[[Run], Run]
+"""Makes a run repeatable at once."""
 Forward = Callable[[torch.Tensor, int], torch.Tensor]
 """From tokens, positions and slots [3, rows] and a span of keys to logits [rows, vocabulary]."""
 
@@ -30,9 +32,9 @@ class RecordedSteps:
     """A decode step for each shape that came up. Rows that pad a shape write to a spare slot."""
 
     def __init__(
-        self, forward: Forward, record: Callable[[Run], Run], slots: int, device: torch.device
+        self, forward: Forward, record: Recorder, slots: int, device: torch.device
     ) -> None:
-        """`record` makes a run repeatable; slot number `slots` is the spare one."""
+        """Slot number `slots` is the spare one."""
         self._forward = forward
         self._record = record
         self._slots = slots
@@ -81,12 +83,12 @@ class RecordedSteps:
         return min(padded, self._slots)
 
 
-def recorder(device: torch.device) -> Callable[[Run], Run] | None:
+def recorder(device: torch.device) -> Recorder | None:
     """Records runs where replaying them is faster: on CUDA, as graphs."""
     return _cuda_graphs() if device.type == "cuda" else None
 
 
-def _cuda_graphs() -> Callable[[Run], Run]:
+def _cuda_graphs() -> Recorder:
     """The graphs share their working memory, since one runs at a time."""
     pool = torch.cuda.graph_pool_handle()
 

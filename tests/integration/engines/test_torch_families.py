@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,8 @@ from transformers import (
 )
 
 from nexus_jobs.adapters.engines.simulated import SimulatedTokenizer
-from nexus_jobs.adapters.engines.stepping import SPARE_SLOTS, SteppingEngine
-from nexus_jobs.adapters.engines.torch import TorchBackend, TorchEngine
-from nexus_jobs.adapters.engines.torch_graphs import Run
+from nexus_jobs.adapters.engines.torch import ModelEngine, TorchEngine
+from nexus_jobs.adapters.engines.torch_graphs import Recorder, Run
 from nexus_jobs.errors import ModelUnavailable
 from nexus_jobs.job import SamplingParams
 from nexus_jobs.ports import TokenSequence
@@ -125,15 +123,16 @@ def test_a_company_larger_than_a_block_changes_nothing_in_bf16(tmp_path: Path) -
     assert alone(engine, crowd[::8]) == {s.id: answers[s.id] for s in crowd[::8]}
 
 
-def stepping(model: Any, record: Callable[[Run], Run] | None) -> SteppingEngine:
-    return SteppingEngine(
-        TorchBackend(model, 5 + SPARE_SLOTS, 512, record),
+def stepping(model: Any, record: Recorder | None) -> ModelEngine:
+    return ModelEngine(
+        model,
         name="torch",
         tokenizer=SimulatedTokenizer(),
         slots=5,
         max_sequence_length=512,
         max_batch_tokens=256,
         eos=(),
+        record=record,
     )
 
 
