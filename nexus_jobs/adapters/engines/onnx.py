@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,8 +21,7 @@ from nexus_jobs.errors import ModelUnavailable
 from nexus_jobs.ports import Tokenizer
 
 _BATCH_TOKENS: Final = 256
-_FIRST_CAPACITY: Final = 256
-"""Tokens a slot has room for at first; doubled whenever a row outgrows it."""
+"""Prompt tokens that a step prefills: about as long as a step of a full batch takes."""
 
 
 class OnnxEngine(SteppingEngine):
@@ -72,7 +73,6 @@ class OnnxBackend:
     def __init__(
         self, folder: Path, decoder: Mapping[str, Any], slots: int, longest: int, threads: int
     ) -> None:
-        self._longest = longest
         self._session = _session(folder / decoder["filename"], threads)
         self._names = _cache_names(decoder)
         self._logits = decoder["outputs"]["logits"]
@@ -82,13 +82,12 @@ class OnnxBackend:
         vocabulary = self._session.get_outputs()[0].shape[-1]
         self._scores = np.empty((slots, 1, vocabulary), self._dtype)
         heads, size = decoder["num_key_value_heads"], decoder["head_size"]
-        shape = (slots, heads, min(_FIRST_CAPACITY, longest), size)
-        self._cache = [np.empty(shape, self._dtype) for _ in self._names]
+        shape = (slots, heads, longest, size)
+        self._cache = [_reserved(shape, self._dtype) for _ in self._names]
         self._bindings: dict[int, Any] = {}
 
     def prefill(self, first: int, tokens: Ints, start: int) -> None:
         rows, length = tokens.shape
-        self._reserve(start + length)
         # GroupQueryAttention takes several rows of several tokens only if nothing is cached.
         together = 1 if start else rows
         for row in range(0, rows, together):
@@ -101,7 +100,6 @@ class OnnxBackend:
 
     def decode(self, tokens: Ints, lengths: Ints) -> Floats:
         total = int(lengths.max()) + 1
-        self._reserve(total)
         rows = len(tokens)
         if rows not in self._bindings:
             self._bindings[rows] = self._binding(0, rows)
@@ -130,15 +128,6 @@ class OnnxBackend:
 
     def _bind(self, bind: Callable[..., None], name: str, array: NDArray[Any]) -> None:
         bind(name, "cpu", 0, self._dtype, array.shape, array.ctypes.data)
-
-    def _reserve(self, length: int) -> None:
-        """Give every slot room for `length` tokens."""
-        capacity = self._cache[0].shape[2]
-        if length <= capacity:
-            return
-        grown = min(max(length, 2 * capacity), self._longest)
-        self._cache = [_lengthened(buffer, grown) for buffer in self._cache]
-        self._bindings.clear()
 
 
 def _session(model: Path, threads: int) -> Any:
@@ -172,8 +161,12 @@ def _dtype(session: Any, name: str) -> type[np.floating[Any]]:
     return np.float16 if kinds[name] == "tensor(float16)" else np.float32
 
 
-def _lengthened(buffer: NDArray[Any], capacity: int) -> NDArray[Any]:
-    slots, heads, length, size = buffer.shape
-    longer = np.empty((slots, heads, capacity, size), buffer.dtype)
-    longer[:, :, :length] = buffer
-    return longer
+def _reserved(shape: tuple[int, ...], dtype: type[np.floating[Any]]) -> NDArray[Any]:
+    """An array that takes memory, by small pages, only where it has been written to.
+
+    So each slot has room for the longest row from the beginning, and nothing is ever copied.
+    """
+    memory = mmap.mmap(-1, math.prod(shape) * np.dtype(dtype).itemsize)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, dtype).reshape(shape)
