@@ -58,6 +58,20 @@ def test_an_answer_does_not_depend_on_who_shares_the_batch(
     assert in_company(engine, varied) == alone(engine, varied)
 
 
+def test_a_copied_beginning_gives_the_same_answer_as_a_computed_one(
+    engine: Engine, tokenizer: FileTokenizer
+) -> None:
+    words = np.random.default_rng(len(engine.name)).choice(WORDS.split(), 300)
+    rows = [
+        TokenSequence(
+            name, tokenizer.encode(" ".join([*words, name])), SamplingParams(max_tokens=6)
+        )
+        for name in ("apple", "pear", "plum", "fig")
+    ]
+    computed = alone(engine, rows[:2])  # a beginning is kept once it has come twice
+    assert {name: in_company(engine, rows)[name] for name in computed} == computed
+
+
 def test_a_question_gets_a_sensible_answer(engine: Engine, tokenizer: FileTokenizer) -> None:
     prompt = question(tokenizer, "What is the capital of France?")
     sequence = TokenSequence("q", prompt, SamplingParams(max_tokens=12))
