@@ -84,7 +84,7 @@ def mixed_sequences(tokenizer: Tokenizer, count: int) -> list[TokenSequence]:
 
 
 def endless_load(tokenizer: Tokenizer, slots: int) -> Iterator[TokenSequence]:
-    """Mixed sequences for ever.
+    """Mixed sequences for ever; no two loads share a name.
 
     The first ones are cut short to different shares, so that a batch of `slots` rows looks at once
     like one that has run for a while, in which rows end all the time.
@@ -94,7 +94,7 @@ def endless_load(tokenizer: Tokenizer, slots: int) -> Iterator[TokenSequence]:
         if index < slots:
             length = 1 + length * index // slots
         params = replace(sequence.params, max_tokens=length)
-        yield replace(sequence, id=str(index), params=params)
+        yield replace(sequence, id=f"{slots}/{index}", params=params)
 
 
 def throughput(
@@ -139,9 +139,14 @@ class _FullBatch:
         return tokens
 
     def clear(self) -> None:
+        """Evict all rows, and run a last one: some libraries let go of rows only when they step."""
         for sequence_id in self._running:
             self._engine.evict(sequence_id)
-        self._engine.step()  # in which some libraries let go of evicted rows
+        last = replace(next(self._load), params=SamplingParams(max_tokens=1))
+        self._engine.admit([last])
+        ended = False
+        while not ended:
+            ended = any(progress.finish_reason for progress in self._engine.step())
 
     def _join(self) -> None:
         joining = list(islice(self._load, self._slots - len(self._running)))

@@ -45,9 +45,9 @@ def test_a_full_batch_looks_from_the_start_like_one_that_has_run_for_a_while() -
     assert sum(lengths[:64]) / 64 == pytest.approx(sum(lengths[64:]) / 436 / 2, rel=0.1)
 
 
-def test_no_two_rows_of_a_load_share_a_name() -> None:
-    names = [sequence.id for sequence in islice(endless_load(SimulatedTokenizer(), 4), 300)]
-    assert len(set(names)) == 300
+def test_no_two_rows_share_a_name() -> None:
+    loads = [islice(endless_load(SimulatedTokenizer(), slots), 300) for slots in (4, 40)]
+    assert len({sequence.id for load in loads for sequence in load}) == 600
 
 
 class SteadyClock:
