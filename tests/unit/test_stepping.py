@@ -169,6 +169,21 @@ def test_after_a_failed_prefill_the_engine_is_empty_and_works_again() -> None:
     assert tokens(run(engine, sequence("c"))["c"]) == tokens(run(make(), sequence("c"))["c"])
 
 
+def test_no_beginning_is_copied_after_a_failure_that_may_have_lost_it() -> None:
+    backend = HashingBackend()
+    engine = make(backend)
+    run(engine, *(TokenSequence(name, shared(name), SamplingParams()) for name in "ab"))
+    engine.admit([sequence("c")])
+    backend.broken = True
+    with pytest.raises(EngineError, match="no memory"):
+        engine.step()
+    backend.broken = False
+    backend.cache[:] = -1
+    later = run(engine, TokenSequence("d", shared("d"), SamplingParams()))
+    alone = run(make(), TokenSequence("d", shared("d"), SamplingParams()))
+    assert later == alone
+
+
 def test_a_refused_sequence_leaves_the_others_of_its_group_out_too() -> None:
     engine = make()
     with pytest.raises(EngineError, match="no room"):
@@ -179,7 +194,9 @@ def test_a_refused_sequence_leaves_the_others_of_its_group_out_too() -> None:
 def test_no_step_prefills_more_than_the_budget() -> None:
     backend = HashingBackend()
     engine = make(backend)
-    engine.admit([sequence(name, length) for name, length in zip("abcd", (490, 100, 60, 2))])
+    engine.admit(
+        [sequence(name, length) for name, length in zip("abcd", (490, 100, 60, 2), strict=True)]
+    )
     done: set[str] = set()
     while len(done) < 4:
         backend.prefilled.clear()

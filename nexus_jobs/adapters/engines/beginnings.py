@@ -59,6 +59,10 @@ class Beginnings:
         self._kept[slot] = marks[:shared]
         return slot
 
+    def forget(self) -> None:
+        """The slots may hold anything now."""
+        self._kept = dict.fromkeys(self._kept, ())
+
 
 def _marks(tokens: Ints) -> Marks:
     digest = sha256()

@@ -101,6 +101,8 @@ class Prefill:
                 return
 
     def clear(self) -> None:
+        """Forget all prompts, and what the slots held, after a failure."""
+        self._beginnings.forget()
         self._waiting.clear()
         self._begun.clear()
 
