@@ -9,7 +9,7 @@ from typing import Final
 from loadtests.baselines import EngineAlone
 from loadtests.http_clients import Latency
 from loadtests.prompts import Work, mixed_work, poisson
-from loadtests.report import Row, Tables, milliseconds
+from loadtests.report import Row, Tables, figure, milliseconds
 from loadtests.stacks import running
 from loadtests.through_platform import ThroughPlatform
 from nexus_jobs.adapters.model_files import pull
@@ -135,8 +135,12 @@ class _Comparison:
             "times one by one": tokens / self._single,
         }
         stepped = {} if stepping is None else {"engine stepping": stepping}
-        self._tables[title].append(row | stepped)
+        self._add(title, row | stepped)
 
     def _note_latency(self, title: str, run: str, latency: Latency) -> None:
-        row = {"engine": self.config.type, "run": run, **milliseconds(latency)}
+        self._add(title, {"engine": self.config.type, "run": run, **milliseconds(latency)})
+
+    def _add(self, title: str, row: Row) -> None:
+        """Say so at once, since the whole takes minutes."""
         self._tables[title].append(row)
+        print("  ", *map(figure, row.values()), flush=True)
