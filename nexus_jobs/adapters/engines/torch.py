@@ -75,14 +75,15 @@ class TorchEngine(ModelEngine):
         slots: int,
         max_sequence_length: int,
         threads: int,
-        max_batch_tokens: int = 256,
+        max_batch_tokens: int | None = None,
         device: str = "cpu",
         precision: str | None = None,
     ) -> None:
         """Load the model. `threads` 0 is one for each core that this process may use.
 
         A `precision` of None is fp32 on a CPU, whatever the chip, so that all workers of a model
-        answer alike, and bf16 on CUDA.
+        answer alike, and bf16 on CUDA. `max_batch_tokens` of None is what either caches in about
+        the time of a step.
 
         Raises:
             ModelUnavailable: the folder cannot be loaded, or the architecture cannot be batched.
@@ -103,7 +104,7 @@ class TorchEngine(ModelEngine):
             tokenizer=tokenizer,
             slots=slots,
             max_sequence_length=length,
-            max_batch_tokens=max_batch_tokens,
+            max_batch_tokens=max_batch_tokens or (256 if device == "cpu" else 4096),
             eos=_eos(model),
             record=recorder(model.device),
         )
