@@ -82,8 +82,8 @@ class TorchEngine(ModelEngine):
         """Load the model. `threads` 0 is one for each core that this process may use.
 
         A `precision` of None is fp32 on a CPU, whatever the chip, so that all workers of a model
-        answer alike, and bf16 on CUDA. `max_batch_tokens` of None is what either caches in about
-        the time of a step.
+        answer alike, and bf16 on CUDA. `max_batch_tokens` of None is 256 on a CPU and 1024 on
+        CUDA: enough that arithmetic bounds a prefill, and few enough not to hold up running rows.
 
         Raises:
             ModelUnavailable: the folder cannot be loaded, or the architecture cannot be batched.
@@ -104,7 +104,7 @@ class TorchEngine(ModelEngine):
             tokenizer=tokenizer,
             slots=slots,
             max_sequence_length=length,
-            max_batch_tokens=max_batch_tokens or (256 if device == "cpu" else 4096),
+            max_batch_tokens=max_batch_tokens or (256 if device == "cpu" else 1024),
             eos=_eos(model),
             record=recorder(model.device),
         )
