@@ -55,8 +55,8 @@ class QueueSettings(_Section):
     embedded_port: int = Field(6390, ge=1, le=65535)
     ticket_jobs: int = Field(32, ge=1)
     """The most jobs that one ticket stands for."""
-    task_events: bool = True
-    """Worker and task events, for Flower."""
+    task_events: bool = False
+    """Send an event for each step of each ticket. Flower switches this on when it starts."""
 
 
 class JobSettings(_Section):
