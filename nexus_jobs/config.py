@@ -35,9 +35,13 @@ class ServerSettings(_Section):
     port: int = Field(8080, ge=1, le=65535)
     workers: int = Field(1, ge=1)
     """API processes."""
-    threads: int = Field(64, ge=2)
+    one_core: bool = True
+    """Keep each API process on one core, on systems that can. Its threads take turns anyway, and a
+    turn that goes to another core costs several times as much.
+    """
+    threads: int = Field(160, ge=2)
     """Requests one API process serves at the same time."""
-    max_waiting: int = Field(48, ge=1)
+    max_waiting: int = Field(144, ge=1)
     """How many of them may hold on for a job to end; the next is answered 202 at once."""
     max_body_mb: int = Field(1024, ge=1)
     """Largest upload; larger files are refused with 413."""

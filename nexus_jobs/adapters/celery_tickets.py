@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from itertools import islice
 
 from celery import Celery
 from kombu import Exchange, Queue
@@ -78,12 +78,15 @@ class CeleryTickets:
         self._app = app
         self._link = link
         self._ticket_jobs = ticket_jobs
+        self._room: dict[str, int] = defaultdict(int)
+        """Tickets that may follow before it is time to look how many wait."""
 
     def ring(self, counts: Mapping[str, int]) -> None:
         with self._link, self._app.producer_or_acquire() as producer:
             for model, count in counts.items():
-                room = MOST_WAITING - self.waiting(model)
-                for jobs in islice(self._split(count), max(0, room)):
+                for jobs in self._split(count):
+                    if not self._has_room(model):
+                        break
                     self._app.send_task(
                         TICKET_TASK,
                         (model, jobs),
@@ -95,6 +98,13 @@ class CeleryTickets:
     def waiting(self, model: str) -> int:
         with self._link as client:
             return client.llen(queue_of(model))
+
+    def _has_room(self, model: str) -> bool:
+        """Whether another ticket may wait; looks only when that many may have come together."""
+        if self._room[model] <= 0:
+            self._room[model] = MOST_WAITING - self.waiting(model)
+        self._room[model] -= 1
+        return self._room[model] >= 0
 
     def _split(self, count: int) -> Iterator[int]:
         for start in range(0, count, self._ticket_jobs):

@@ -46,7 +46,7 @@ class RedisSignals:
             log.warning("signal.unsent", channel=channel, reason=str(error))
 
     def listen(self, channel: Channel, heard: Callable[[Hints], None]) -> None:
-        """Call before the first signal matters: the listening thread starts with the first."""
+        """Call before the first signal matters: it takes up to a second to take effect."""
         self._heard.setdefault(f"{_PREFIX}{channel}".encode(), []).append(heard)
         if not self._thread.is_alive():
             self._thread.start()
@@ -67,8 +67,11 @@ class RedisSignals:
     def _follow(self) -> None:
         pubsub: Any = self._link.client.pubsub  # the client's own types leave it out
         with pubsub(ignore_subscribe_messages=True) as subscription:
-            subscription.psubscribe(_PREFIX + "*")
+            subscribed: set[bytes] = set()
             while not self._closed.is_set():
+                if new := self._heard.keys() - subscribed:
+                    subscription.subscribe(*new)
+                    subscribed |= new
                 message = subscription.get_message(timeout=1.0)
                 if message is not None:
                     self._pass_on(message)

@@ -52,8 +52,17 @@ def load_application(target: str) -> Any:
     Such a process is tied to its parent: an orphan would go on answering on the same port.
     """
     die_with_parent(os.getppid(), signal.SIGKILL)
+    if load_settings().server.one_core:
+        _stay_on_one_core()
     module, factory = target.split(":")
     return getattr(importlib.import_module(module), factory)()
+
+
+def _stay_on_one_core() -> None:
+    """Keep this process, and the threads it starts from now on, on one of the cores it may use."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
 
 
 def worker(
