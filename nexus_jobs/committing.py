@@ -71,10 +71,10 @@ class Committer:
         except Exception as error:
             self._fail(group, error)
             return
+        self._announce(added)
         jobs = iter(added)
         for entry in group:
             entry.jobs.set_result(list(islice(jobs, len(entry.drafts))))
-        self._announce(added)
 
     def _fail(self, group: Sequence[_Entry], error: Exception) -> None:
         """One bad entry undoes the transaction of all, so each has another try by itself."""

@@ -16,6 +16,11 @@ from nexus_jobs.ports import Clock
 
 log = structlog.get_logger(__name__)
 
+HAND_OVER_SECONDS = 0.002
+"""How long prepared rows are held back, so that those which take no time to prepare join together
+and the batch is not woken for each.
+"""
+
 
 class Feeder:
     """Turns tickets into rows that are ready to join.
@@ -121,14 +126,22 @@ class Feeder:
         announced = self._announced
         jobs = self._claim(limit)
         self._note_answer(announced, len(jobs), full=len(jobs) == limit)
+        rows: list[Row | None] = []
+        started = self._clock()
         for job in jobs:
-            row = self._prepare(job)
-            with self._changed:
-                if row is None:
-                    self._held -= 1
-                else:
-                    self._ready.append(row)
-                self._changed.notify_all()
+            rows.append(self._prepare(job))
+            if self._clock() - started >= HAND_OVER_SECONDS:
+                self._hand_over(rows)
+                rows, started = [], self._clock()
+        self._hand_over(rows)
+
+    def _hand_over(self, prepared: Sequence[Row | None]) -> None:
+        """Let rows join; None stands for a job that will not."""
+        rows = [row for row in prepared if row is not None]
+        with self._changed:
+            self._held -= len(prepared) - len(rows)
+            self._ready.extend(rows)
+            self._changed.notify_all()
 
     def _note_answer(self, announced: int, claimed: int, *, full: bool) -> None:
         """A full claim may have left jobs behind; any other answers for every earlier ticket."""
