@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 
-from loadtests.engine_bench import run_all
+from loadtests.engine_bench import run, run_all
 from loadtests.http_clients import Latency
 from loadtests.prompts import Work
 from nexus_jobs.adapters.engines.build import build_engine
@@ -37,6 +37,12 @@ class EngineAlone:
     def in_best_order(self, work: Sequence[Work], width: int) -> float:
         """Longest answers first, a free slot filled at once."""
         return run_all(self._engine, self._rows(work), width).tokens_per_second
+
+    def as_they_come(self, work: Sequence[Work], width: int) -> float:
+        """In the order of the work, a free slot filled at once: what clients that never pause get
+        at best.
+        """
+        return run(self._engine, self._rows(work), width).tokens_per_second
 
     def in_static_batches(self, work: Sequence[Work], width: int) -> float:
         """As they come; a batch begins when the longest answer of the last one has ended.

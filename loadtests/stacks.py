@@ -7,15 +7,12 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import make_url
 
 from nexus_jobs.config import load_settings
 from tests.e2e.stack import Stack
-
-ROOM: Final = {"NEXUS_SERVER__THREADS": "160", "NEXUS_SERVER__MAX_WAITING": "144"}
-"""128 clients that wait at the same time are more than the default lets wait."""
 
 
 @contextmanager
@@ -30,7 +27,7 @@ def running(
     with tempfile.TemporaryDirectory(prefix="nexus-bench-") as home:
         stack = Stack(Path(home), [dict(model) for model in models], load_settings().models_dir)
         del stack.env["NEXUS_JOBS__LEASE_SECONDS"]  # tests have short leases
-        stack.env |= ROOM | ({"NEXUS_DATABASE__URL": database} if database else {})
+        stack.env |= {"NEXUS_DATABASE__URL": database} if database else {}
         try:
             _start(stack, workers)
             yield stack

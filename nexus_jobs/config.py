@@ -159,8 +159,10 @@ class ModelConfig(_Section):
     `max_wait_ms`. It counts for jobs submitted one by one; rows of bulks get the room that is left
     and the whole batch when nobody else waits. No job is refused for being late.
     """
-    max_batch_tokens: int = Field(2048, ge=1)
-    """Prompt tokens that may join a running batch at one step."""
+    max_batch_tokens: int | None = Field(None, ge=1)
+    """Prompt tokens that one step takes in beside the rows that run, so that a long prompt does not
+    hold them up. None is the engine's own choice.
+    """
     max_sequence_length: int = Field(2048, ge=8)
     """Prompt and answer together, in tokens."""
     warmup: bool = True

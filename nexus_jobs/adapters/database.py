@@ -20,8 +20,10 @@ from sqlalchemy import (
     make_url,
     select,
 )
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import (
     ArgumentError,
+    DisconnectionError,
     IntegrityError,
     InterfaceError,
     OperationalError,
@@ -29,6 +31,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -39,6 +42,8 @@ BUSY_TIMEOUT = 10.0
 """Seconds a SQLite writer waits for those of other processes."""
 CONNECT_TIMEOUT = 5
 """Seconds to wait for a PostgreSQL server to answer."""
+REST_SECONDS = 1.0
+"""A PostgreSQL connection that was in use so lately is taken to be alive."""
 DRIVERS = {
     "sqlite": "sqlite+pysqlite",
     "postgresql": "postgresql+psycopg",
@@ -176,12 +181,13 @@ def _engine(url: URL, pool_size: int, **options: Any) -> Engine:
 def _postgresql(url: URL, pool_size: int) -> tuple[Engine, Engine, Engine]:
     def engine(**settings: str) -> Engine:
         options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-        return _engine(
+        made = _engine(
             url,
             pool_size,
-            pool_pre_ping=True,
             connect_args={"connect_timeout": CONNECT_TIMEOUT, "options": options},
         )
+        _ping_after_rest(made)
+        return made
 
     try:
         reader, relaxed = engine(), engine(synchronous_commit="off")
@@ -191,6 +197,26 @@ def _postgresql(url: URL, pool_size: int) -> tuple[Engine, Engine, Engine]:
         ) from error
     isolation = {"isolation_level": "READ COMMITTED"}
     return reader, reader.execution_options(**isolation), relaxed.execution_options(**isolation)
+
+
+def _ping_after_rest(engine: Engine) -> None:
+    """Try a connection that was not used for a while before it is used again.
+
+    Trying each time, as the pool itself would, costs a round trip for every transaction.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def rest(_connection: object, record: ConnectionPoolEntry) -> None:
+        record.info["since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def wake(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
+        rested = time.monotonic() - record.info.get("since", float("inf"))
+        if rested > REST_SECONDS:
+            try:
+                engine.dialect.do_ping(connection)
+            except engine.dialect.loaded_dbapi.Error as error:
+                raise DisconnectionError from error
 
 
 def _sqlite(url: URL, pool_size: int) -> tuple[Engine, Engine, Engine]:

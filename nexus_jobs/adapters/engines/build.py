@@ -147,6 +147,7 @@ def _onnx(parts: _Parts) -> Engine:
         tokenizer=parts.tokenizer,
         slots=config.max_batch_size,
         max_sequence_length=config.max_sequence_length,
+        max_batch_tokens=config.max_batch_tokens,
         threads=parts.threads,
     )
 
@@ -175,6 +176,7 @@ def _huggingface(parts: _Parts) -> Engine:
         tokenizer=parts.tokenizer,
         slots=config.max_batch_size,
         max_sequence_length=config.max_sequence_length,
+        max_batch_tokens=config.max_batch_tokens,
         threads=parts.threads,
         device=_torch_device(config),
         precision=config.precision,

@@ -35,7 +35,7 @@ class OnnxEngine(SteppingEngine):
         slots: int,
         max_sequence_length: int,
         threads: int,
-        max_batch_tokens: int = _BATCH_TOKENS,
+        max_batch_tokens: int | None = None,
         device: str = "cpu",
     ) -> None:
         """Load the model; `threads` 0 is the cores that this process may use.
@@ -58,7 +58,7 @@ class OnnxEngine(SteppingEngine):
             tokenizer=tokenizer,
             slots=slots,
             max_sequence_length=length,
-            max_batch_tokens=max_batch_tokens,
+            max_batch_tokens=max_batch_tokens or _BATCH_TOKENS,
             eos=eos if isinstance(eos, list) else [eos],
         )
 

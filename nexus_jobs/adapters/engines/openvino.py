@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from nexus_jobs.adapters.tokenizer import FileTokenizer
 from nexus_jobs.errors import EngineError, ModelUnavailable
 from nexus_jobs.job import FinishReason
 from nexus_jobs.ports import Progress, Tokenizer, TokenSequence
+
+_PREFILL_TOKENS: Final = 2048
+"""Prompt tokens a step."""
 
 
 class OpenVinoEngine:
@@ -36,8 +39,8 @@ class OpenVinoEngine:
         tokenizer: FileTokenizer,
         slots: int,
         max_sequence_length: int,
-        max_batch_tokens: int,
         threads: int,
+        max_batch_tokens: int | None = None,
         name: str = "openvino",
     ) -> None:
         """Load `model`, a GGUF file; `threads` 0 leaves their number to the library.
@@ -51,7 +54,8 @@ class OpenVinoEngine:
         self.tokenizer: Tokenizer = tokenizer
         self._ends = tokenizer.eos_token_ids
         self._model = model
-        self._max_batch_tokens = max(max_batch_tokens, slots)
+        # the library counts the tokens of running rows as well
+        self._step_tokens = slots + (max_batch_tokens or _PREFILL_TOKENS)
         self._properties = {"INFERENCE_NUM_THREADS": threads} if threads else {}
         self._genai = require("openvino_genai", extra="cpu")
         self._tensor = require("openvino", extra="cpu").Tensor
@@ -62,7 +66,7 @@ class OpenVinoEngine:
     def _load(self) -> Any:
         scheduler = self._genai.SchedulerConfig()
         scheduler.max_num_seqs = self.slots
-        scheduler.max_num_batched_tokens = self._max_batch_tokens
+        scheduler.max_num_batched_tokens = self._step_tokens
         scheduler.dynamic_split_fuse = True
         # Costs nothing where prompts differ. The cache grows with the rows and is bounded by them.
         scheduler.enable_prefix_caching = True
