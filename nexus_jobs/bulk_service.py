@@ -165,7 +165,8 @@ class BulkService:
         bulk = self._get(bulk_id)
         progress = self._counts.of(bulk_id)
         open_rows = sum(n for state, n in progress.counts.items() if state not in TERMINAL)
-        if bulk.state is BulkState.IMPORTING:
+        if bulk.state in (BulkState.IMPORTING, BulkState.ACCEPTED):
+            # rows that are not there yet, or were not when they were counted, are open too
             open_rows = bulk.total - sum(progress.counts[state] for state in TERMINAL)
         rate = progress.recent_rows / _seconds(progress)
         return BulkStatus(
@@ -185,6 +186,7 @@ class BulkService:
             NotFound: there is no such bulk.
             Conflict: all its rows have ended before.
         """
+        self._counts.forget(bulk_id)
         if self.status(bulk_id).state == "completed":
             raise Conflict(f"bulk {bulk_id} is completed; there is nothing to cancel")
         self._cancel(bulk_id, BulkState.CANCELLED)

@@ -19,6 +19,9 @@ from nexus_jobs.ports import JobStore, TicketQueue
 
 log = structlog.get_logger(__name__)
 
+MOST_DRAFTS = 1000
+"""In one transaction, unless one entry alone has more."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
@@ -40,7 +43,7 @@ class Committer:
         self._store = store
         self._cache = cache
         self._tickets = tickets
-        self._entries = Groups("committer", self._commit)
+        self._entries = Groups("committer", self._commit_all)
         self._rings = Groups("ringer", self._ring)
         self._entries.start()
         self._rings.start()
@@ -65,13 +68,26 @@ class Committer:
         self._entries.close()
         self._rings.close()
 
+    def _commit_all(self, entries: Sequence[_Entry]) -> None:
+        """In transactions of a bounded size, so that nobody waits for a crowd of large uploads."""
+        group: list[_Entry] = []
+        for entry in entries:
+            if group and sum(len(e.drafts) for e in group) + len(entry.drafts) > MOST_DRAFTS:
+                self._commit(group)
+                group = []
+            group.append(entry)
+        self._commit(group)
+
     def _commit(self, group: Sequence[_Entry]) -> None:
         try:
             added = self._store.add(self._answered([d for entry in group for d in entry.drafts]))
         except Exception as error:
             self._fail(group, error)
             return
-        self._announce(added)
+        try:
+            self._announce(added)
+        except Exception:  # they are committed, whatever a counter says; the scheduler rings too
+            log.exception("announcement.failed")
         jobs = iter(added)
         for entry in group:
             entry.jobs.set_result(list(islice(jobs, len(entry.drafts))))

@@ -35,9 +35,10 @@ class ServerSettings(_Section):
     port: int = Field(8080, ge=1, le=65535)
     workers: int = Field(1, ge=1)
     """API processes."""
-    one_core: bool = True
-    """Keep each API process on one core, on systems that can. Its threads take turns anyway, and a
-    turn that goes to another core costs several times as much.
+    one_core: bool | None = None
+    """Keep each API process on a core of its own, on systems that can: its threads take turns
+    anyway, and a turn that goes to another core costs several times as much. None is yes under
+    `nexus up` and no elsewhere, since containers do not know of each other's cores.
     """
     threads: int = Field(160, ge=2)
     """Requests one API process serves at the same time."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from operator import attrgetter
 from typing import Final, NamedTuple
 
-from cachetools import TLRUCache
+from cachetools import TLRUCache, cachedmethod
 
 from nexus_jobs.job import BulkProgress
 from nexus_jobs.ports import BulkStore, Clock
@@ -24,33 +25,35 @@ class _Counted(NamedTuple):
     seconds: float
 
 
+def _good_until(_bulk_id: str, counted: _Counted, now: float) -> float:
+    return now + (SHARE * counted.seconds if counted.seconds > CHEAP else 0)
+
+
 class BulkCounts:
-    """The progress of bulks; that of a large one may be some seconds old."""
+    """The progress of bulks; that of a large one may be some seconds old.
+
+    Those who ask for the same bulk while it is counted share the answer.
+    """
 
     def __init__(self, store: BulkStore, clock: Clock = time.monotonic) -> None:
         self._store = store
         self._clock = clock
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._counted: TLRUCache[str, _Counted] = TLRUCache(REMEMBERED, _good_until, clock)
 
     def of(self, bulk_id: str) -> BulkProgress:
         """How far the bulk is."""
-        with self._lock:
-            counted = self._counted.get(bulk_id)
-        if counted is None:
-            started = self._clock()
-            progress = self._store.bulk_progress(bulk_id)
-            counted = _Counted(progress, self._clock() - started)
-            if counted.seconds > CHEAP:
-                with self._lock:
-                    self._counted[bulk_id] = counted
-        return counted.progress
+        return self._count(bulk_id).progress
 
     def forget(self, bulk_id: str) -> None:
         """Count anew the next time, since its rows were changed on purpose."""
-        with self._lock:
+        with self._changed:
             self._counted.pop(bulk_id, None)
 
-
-def _good_until(_bulk_id: str, counted: _Counted, now: float) -> float:
-    return now + SHARE * counted.seconds
+    @cachedmethod(
+        attrgetter("_counted"), key=lambda _self, bulk_id: bulk_id, condition=attrgetter("_changed")
+    )
+    def _count(self, bulk_id: str) -> _Counted:
+        started = self._clock()
+        progress = self._store.bulk_progress(bulk_id)
+        return _Counted(progress, self._clock() - started)

@@ -168,7 +168,7 @@ class Settlement:
 
 
 def _ending(job: Job, outcome: Outcome, settled: Settled) -> Ending | None:
-    """What a waiter may be told; nobody waits for the single rows of a bulk."""
+    """What a waiter may be told. Hardly anybody waits for the row of a bulk; who does, reads it."""
     if job.bulk_id is not None:
         return None
     return Ending(

@@ -65,7 +65,9 @@ class Waiter:
         """What is told of the jobs until all are, or the time is over."""
         with self._lock:
             self._awaited = set(job_ids)
-            if not self._told.keys() >= self._awaited:
+            if self._told.keys() >= self._awaited:
+                self._woken.set()
+            else:
                 self._woken.clear()
         self._woken.wait(seconds)
         with self._lock:

@@ -9,8 +9,9 @@ from typing import Any
 
 import structlog
 from celery import Celery, signals
+from kombu import Queue
 
-from nexus_jobs.adapters.celery_tickets import TICKET_TASK, model_of, queue_of, ticket_queue
+from nexus_jobs.adapters.celery_tickets import TICKET_TASK, model_of, queue_of
 from nexus_jobs.adapters.engines.build import build_engine
 from nexus_jobs.bootstrap import Platform, connect
 from nexus_jobs.config import ModelConfig, Settings
@@ -73,7 +74,7 @@ class _Life:
         self._platform = connect(self._settings, answers=False)
         if not queues:
             queues = [queue_of(model.name) for model in self._platform.store.models()]
-        conf.task_queues = [ticket_queue(name) for name in queues]
+            conf.task_queues = [Queue(name) for name in queues]
         spare = len(queues) > 1  # for the tickets that may not stay
         conf.worker_concurrency = WAITING_TICKETS * len(queues) + spare
 

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from celery import Celery
-from kombu import Exchange, Queue
 
 from nexus_jobs.adapters.redis_link import SOCKET, RedisLink
 from nexus_jobs.config import Settings
@@ -26,15 +25,6 @@ RINGING = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "socket_ti
 def queue_of(model: str) -> str:
     """The Redis list that holds a model's tickets."""
     return _PREFIX + model
-
-
-def ticket_queue(name: str) -> Queue:
-    """A model's queue as a worker consumes it.
-
-    Tickets are not acknowledged: that would cost two calls of Redis each, and one that is lost
-    does no harm.
-    """
-    return Queue(name, Exchange(name), name, no_ack=True)
 
 
 def model_of(queue: str) -> str:

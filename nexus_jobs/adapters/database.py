@@ -20,10 +20,8 @@ from sqlalchemy import (
     make_url,
     select,
 )
-from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import (
     ArgumentError,
-    DisconnectionError,
     IntegrityError,
     InterfaceError,
     OperationalError,
@@ -31,7 +29,6 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -42,8 +39,8 @@ BUSY_TIMEOUT = 10.0
 """Seconds a SQLite writer waits for those of other processes."""
 CONNECT_TIMEOUT = 5
 """Seconds to wait for a PostgreSQL server to answer."""
-REST_SECONDS = 1.0
-"""A PostgreSQL connection that was in use so lately is taken to be alive."""
+RELAXED_CONNECTIONS = 2
+"""For claims and heartbeats, beside the pool's."""
 DRIVERS = {
     "sqlite": "sqlite+pysqlite",
     "postgresql": "postgresql+psycopg",
@@ -72,7 +69,9 @@ _NOW: Select[float] = select(database_now())
 
 
 class Database:
-    """A pool of at most `pool_size` connections; nothing connects before the first use.
+    """A pool of at most `pool_size` connections, and a few for what need not be durable.
+
+    Nothing connects before the first use.
 
     Raises:
         ConfigError: the URL is not one of SQLite or PostgreSQL, or its driver is not installed.
@@ -179,49 +178,32 @@ def _engine(url: URL, pool_size: int, **options: Any) -> Engine:
 
 
 def _postgresql(url: URL, pool_size: int) -> tuple[Engine, Engine, Engine]:
-    def engine(**settings: str) -> Engine:
-        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-        made = _engine(
+    def engine(at_most: int) -> Engine:
+        return _engine(
             url,
-            pool_size,
-            connect_args={"connect_timeout": CONNECT_TIMEOUT, "options": options},
+            at_most,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": CONNECT_TIMEOUT},
         )
-        _ping_after_rest(made)
-        return made
+
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
 
     try:
-        reader, relaxed = engine(), engine(synchronous_commit="off")
+        reader, relaxed = engine(pool_size), engine(RELAXED_CONNECTIONS)
     except ModuleNotFoundError as error:
         raise ConfigError(
             "PostgreSQL needs a driver: pip install 'nexus-jobs[postgres]'"
         ) from error
     isolation = {"isolation_level": "READ COMMITTED"}
-    return reader, reader.execution_options(**isolation), relaxed.execution_options(**isolation)
-
-
-def _ping_after_rest(engine: Engine) -> None:
-    """Try a connection that was not used for a while before it is used again.
-
-    Trying each time, as the pool itself would, costs a round trip for every transaction.
-    """
-
-    @event.listens_for(engine, "checkin")
-    def rest(_connection: object, record: ConnectionPoolEntry) -> None:
-        record.info["since"] = time.monotonic()
-
-    @event.listens_for(engine, "checkout")
-    def wake(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
-        rested = time.monotonic() - record.info.get("since", float("inf"))
-        if rested > REST_SECONDS:
-            try:
-                engine.dialect.do_ping(connection)
-            except engine.dialect.loaded_dbapi.Error as error:
-                raise DisconnectionError from error
+    relaxed = relaxed.execution_options(**isolation)
+    event.listen(relaxed, "begin", begin)
+    return reader, reader.execution_options(**isolation), relaxed
 
 
 def _sqlite(url: URL, pool_size: int) -> tuple[Engine, Engine, Engine]:
-    def engine(synchronous: str) -> Engine:
-        made = _engine(url, pool_size, connect_args={"timeout": BUSY_TIMEOUT})
+    def engine(synchronous: str, at_most: int) -> Engine:
+        made = _engine(url, at_most, connect_args={"timeout": BUSY_TIMEOUT})
 
         @event.listens_for(made, "connect")
         def configure(connection: sqlite3.Connection, _record: object) -> None:
@@ -234,7 +216,7 @@ def _sqlite(url: URL, pool_size: int) -> tuple[Engine, Engine, Engine]:
         # a deferred transaction that reads first cannot always become a writer later
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    reader, relaxed = engine("FULL"), engine("NORMAL")
+    reader, relaxed = engine("FULL", pool_size), engine("NORMAL", RELAXED_CONNECTIONS)
     writer = reader.execution_options()
     event.listen(writer, "begin", begin)
     event.listen(relaxed, "begin", begin)

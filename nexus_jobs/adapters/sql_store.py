@@ -12,8 +12,8 @@ from nexus_jobs.adapters.sql_leases import SqlLeases
 class SqlStore(SqlJobs, SqlLeases, SqlBulks, SqlFleet):
     """JobStore, BulkStore and FleetStore on one database whose schema is up to date.
 
-    `pool_size` is the most connections it opens. Threads may share it; a process that forks
-    must not have used it yet.
+    `pool_size` is the most connections it opens, but for two that claim. Threads may share it; a
+    process that forks must not have used it yet.
 
     Raises:
         ConfigError: the URL is not one of SQLite or PostgreSQL, or its driver is not installed.

@@ -6,9 +6,11 @@ What they run lies on floors above this one, so it is named by module path and n
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import os
 import signal
 import sys
+from functools import partial
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
@@ -43,26 +45,30 @@ def api(host: Host = None, port: Port = None) -> None:
         websockets=False,
         log_level=LogLevels.error,  # our own log says what matters of the rest
         workers_kill_timeout=STOP_SECONDS,
-    ).serve(target_loader=load_application)
+    ).serve(target_loader=partial(load_application, turns=multiprocessing.Value("i")))
 
 
-def load_application(target: str) -> Any:
+def load_application(target: str, turns: Any) -> Any:
     """Make the WSGI application in a process that granian has forked for it.
+
+    `turns` is a number that these processes share, so that each keeps to a core of its own.
 
     Such a process is tied to its parent: an orphan would go on answering on the same port.
     """
     die_with_parent(os.getppid(), signal.SIGKILL)
     if load_settings().server.one_core:
-        _stay_on_one_core()
+        with turns:
+            turn, turns.value = turns.value, turns.value + 1
+        _stay_on_one_core(turn)
     module, factory = target.split(":")
     return getattr(importlib.import_module(module), factory)()
 
 
-def _stay_on_one_core() -> None:
+def _stay_on_one_core(turn: int) -> None:
     """Keep this process, and the threads it starts from now on, on one of the cores it may use."""
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
+        os.sched_setaffinity(0, {cores[turn % len(cores)]})
 
 
 def worker(

@@ -103,6 +103,7 @@ def roles(settings: Settings, workers: int) -> list[Child]:
         "NEXUS_MODELS_FILE": str(settings.models_file.absolute()),
         "NEXUS_SERVER__HOST": settings.server.host,
         "NEXUS_SERVER__PORT": str(settings.server.port),
+        "NEXUS_SERVER__ONE_CORE": str(settings.server.one_core is not False),
         "PYTHONUNBUFFERED": "1",
     }
     env[SHARED_FOLDER] = str(_empty_folder(settings.data_dir.absolute() / "metrics"))

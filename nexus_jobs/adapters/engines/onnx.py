@@ -6,6 +6,7 @@ import math
 import mmap
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -167,6 +168,6 @@ def _reserved(shape: tuple[int, ...], dtype: type[np.floating[Any]]) -> NDArray[
     So each slot has room for the longest row from the beginning, and nothing is ever copied.
     """
     memory = mmap.mmap(-1, math.prod(shape) * np.dtype(dtype).itemsize)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+    with suppress(AttributeError, OSError):  # a system without huge pages has small ones anyway
         memory.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(memory, dtype).reshape(shape)

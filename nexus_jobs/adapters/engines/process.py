@@ -48,6 +48,7 @@ class ProcessEngine:
 
     def admit(self, sequences: Sequence[TokenSequence]) -> None:
         """Let rows join; as steps are asked for ahead, they miss the next one."""
+        self._revive()
         self._rows.update(sequence.id for sequence in sequences)
         self._call("admit", sequences)
 
@@ -61,7 +62,7 @@ class ProcessEngine:
             progress = self._next_progress()
         except (EOFError, OSError) as error:
             self.close()
-            self._start()
+            self._rows.clear()
             raise EngineError(f"{self.name}: its process died") from error
         except EngineError:
             for sequence_id in self._rows.copy():
@@ -99,6 +100,14 @@ class ProcessEngine:
             raise facts
         for fact, value in zip(_FACTS, facts, strict=True):
             setattr(self, fact, value)
+
+    def _revive(self) -> None:
+        """Start another process where the last one has died, once somebody needs it."""
+        if self._pipe.closed:
+            try:
+                self._start()
+            except NexusError as error:
+                raise EngineError(f"{self.name} cannot be started again: {error}") from error
 
     def _call(self, method: str, *arguments: object) -> None:
         with suppress(OSError):  # it died; the next step finds out
