@@ -140,15 +140,20 @@ def _onnx(parts: _Parts) -> Engine:
     if config.precision == "bf16":
         raise ConfigError(f"model {config.name}: onnx has no bf16 here; take type huggingface")
     check_installed("onnxruntime", extra="cpu")
+    build = partial(_onnx_inside, config, parts.folder, _onnx_folder(parts), parts.threads)
+    return ProcessEngine(build, parts.tokenizer)
+
+
+def _onnx_inside(config: ModelConfig, model: ModelFolder, folder: Path, threads: int) -> Engine:
     from nexus_jobs.adapters.engines.onnx import OnnxEngine
 
     return OnnxEngine(
-        _onnx_folder(parts),
-        tokenizer=parts.tokenizer,
+        folder,
+        tokenizer=FileTokenizer(model.tokenizer),
         slots=config.max_batch_size,
         max_sequence_length=config.max_sequence_length,
         max_batch_tokens=config.max_batch_tokens,
-        threads=parts.threads,
+        threads=threads,
     )
 
 
