@@ -5,6 +5,9 @@ import sys
 
 import httpx
 
+from nexus_jobs.adapters.celery_tickets import MOST_WAITING, CeleryTickets, celery_app
+from nexus_jobs.adapters.redis_link import RedisLink
+from nexus_jobs.config import Settings
 from tests.e2e.stack import free_port, until
 
 
@@ -49,6 +52,25 @@ def test_flower_shows_workers_queues_and_tickets(stack):
     finally:
         flower.terminate()
         flower.wait(timeout=30)
+
+
+def test_a_full_worker_leaves_tickets_to_others(stack):
+    prompts = ["and so on"] * 16
+    body = {"model": "slow", "prompts": prompts, "max_tokens": 2000, "ignore_eos": True}
+    batch = stack.http.post(
+        "/api/v1/generate/batch", json=body, headers={"Prefer": "wait=0"}
+    ).json()
+    bulk = f"/api/v1/bulk/{batch['bulk_id']}"
+    until(lambda: stack.http.get(bulk).json()["counts"]["running"] == 16)
+    settings = Settings(queue={"embedded_port": stack.redis_port})
+    link = RedisLink(settings.redis_url)
+    tickets = CeleryTickets(celery_app(settings), link, ticket_jobs=1)
+    tickets.ring({"slow": MOST_WAITING})
+    until(lambda: tickets.waiting("slow") < MOST_WAITING)
+    # it may hold one for each thread and fetch as many ahead, but not all
+    assert tickets.waiting("slow") > MOST_WAITING / 2
+    link.client.delete("nexus.slow")
+    stack.http.delete(bulk)
 
 
 def _answer(client: httpx.Client, path: str):
