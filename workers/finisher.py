@@ -34,8 +34,13 @@ class Finisher:
         self._settled = settled
         self._groups = Groups("finisher", self._commit)
         self._give_up_at = float("inf")
-        self.put: Callable[[Finished], None] = self._groups.put
-        self.run = self._groups.run
+
+    def put(self, finished: Finished) -> None:
+        self._groups.put(finished)
+
+    def run(self) -> None:
+        """Commit group after group until `stop`."""
+        self._groups.run()
 
     def stop(self, give_up_at: float) -> None:
         """End after all that was put before; a database that is away is given up then.

@@ -59,6 +59,17 @@ def test_what_arrives_during_a_commit_shares_the_next_one(services, store):
     assert store.groups == [["first"], ["a", "b", "c"]]
 
 
+def test_a_crowd_is_committed_in_groups_of_a_bounded_size(services, store, monkeypatch):
+    monkeypatch.setattr("nexus_jobs.committing.MOST_DRAFTS", 5)
+    begin(services, store)
+    others = [submit(services, f"{entry}a", f"{entry}b") for entry in range(4)]
+    large = submit(services, *map(str, range(7)))
+    store.release.set()
+    for other in (*others, large):
+        other.result(10)
+    assert [len(group) for group in store.groups] == [1, 4, 4, 7]
+
+
 def test_one_ring_announces_a_whole_group(services, store):
     begin(services, store)
     others = [submit(services, str(number)) for number in range(20)]

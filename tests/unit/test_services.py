@@ -20,7 +20,8 @@ from nexus_jobs.job import (
     SamplingParams,
     State,
 )
-from nexus_jobs.ports import Channel
+from nexus_jobs.ports import Channel, Ending
+from nexus_jobs.waiting import Waiter
 from tests.e2e.stack import until
 
 MODEL = ModelConfig(name="simulated", type="simulated", max_sequence_length=256)
@@ -174,6 +175,26 @@ class TestWaiting:
         ended = services.jobs.wait([before.id, later.id], 10)
         assert [job.state for job in ended] == [State.SUCCEEDED] * 2
         assert time.monotonic() - started < 9
+
+    def test_what_is_told_between_two_looks_wakes_the_waiter(self, services, monkeypatch):
+        monkeypatch.setattr("nexus_jobs.waiting.LOOK_AGAIN_SECONDS", 0.05)
+        a, b = services.jobs.submit([ask("a"), ask("b")])
+        ending = Ending(
+            state=State.SUCCEEDED, attempt=1, started_at=1.0, finished_at=2.0, worker="w"
+        )
+
+        class Store:
+            def get_many(self, _ids):
+                monkeypatch.setattr("nexus_jobs.waiting.LOOK_AGAIN_SECONDS", 60)
+                waiter.tell(b.id, ending)
+                return {}
+
+        waiter = Waiter([a.id, b.id], Store())
+        waiter.tell(a.id, ending)
+        started = time.monotonic()
+        jobs = waiter.follow({a.id: a, b.id: b}, started + 30)
+        assert [job.state for job in jobs.values()] == [State.SUCCEEDED] * 2
+        assert time.monotonic() - started < 20
 
     def test_it_gives_the_job_as_it_stands_when_time_is_up(self, services):
         (job,) = services.jobs.submit([ask()])
