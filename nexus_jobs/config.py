@@ -154,16 +154,12 @@ class ModelConfig(_Section):
     max_wait_ms: float = Field(0.0, ge=0)
     """How long an idle worker waits for more jobs before it starts a batch."""
     target_latency_ms: float | None = Field(None, gt=0)
-    """Within how long a job should end, from its submission to the end of its answer.
-
-    With it the worker sets size and wait of the batch itself, up to `max_batch_size` and
-    `max_wait_ms`. It counts for jobs submitted one by one; rows of bulks get the room that is left
-    and the whole batch when nobody else waits. No job is refused for being late.
+    """Within how long a job that was submitted by itself should end, from submission to answer.
+    The worker sets size and wait of the batch for it, up to `max_batch_size` and `max_wait_ms`;
+    rows of bulks get the room that is left. No job is refused for being late.
     """
     max_batch_tokens: int | None = Field(None, ge=1)
-    """Prompt tokens that one step takes in beside the rows that run, so that a long prompt does not
-    hold them up. None is the engine's own choice.
-    """
+    """Prompt tokens that a step takes in beside the rows that run; None is the engine's choice."""
     max_sequence_length: int = Field(2048, ge=8)
     """Prompt and answer together, in tokens."""
     warmup: bool = True

@@ -5,18 +5,9 @@ from concurrent.futures import Future
 
 import pytest
 
-from nexus_jobs.bootstrap import build_memory_services
-from nexus_jobs.config import ModelConfig
 from nexus_jobs.errors import Conflict, StoreUnavailable
 from nexus_jobs.job import NewJob, Request, State
 from tests.e2e.stack import until
-
-
-@pytest.fixture
-def services():
-    built = build_memory_services([ModelConfig(name="simulated", type="simulated")])
-    yield built
-    built.close()
 
 
 @pytest.fixture

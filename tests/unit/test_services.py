@@ -1,55 +1,18 @@
 """What the API's services promise, with everything in memory."""
 
 import io
-import threading
-import time
 
 import pytest
 
-from nexus_jobs.bootstrap import build_memory_services
-from nexus_jobs.config import ModelConfig
 from nexus_jobs.errors import Conflict, InvalidRequest, NotFound, QueueUnavailable
-from nexus_jobs.execution import Settlement
 from nexus_jobs.job import (
     Cached,
-    Event,
-    FinishReason,
-    Outcome,
     Request,
-    Result,
     SamplingParams,
     State,
 )
-from nexus_jobs.ports import Channel, Ending
-from nexus_jobs.waiting import Waiter
 from tests.e2e.stack import until
-
-MODEL = ModelConfig(name="simulated", type="simulated", max_sequence_length=256)
-ANSWER = Result(text="hi", finish_reason=FinishReason.STOP, prompt_tokens=1, completion_tokens=1)
-
-
-@pytest.fixture
-def services():
-    built = build_memory_services([MODEL, ModelConfig(name="smollm2-135m")])
-    yield built
-    built.close()
-
-
-def ask(prompt="hello", **fields) -> Request:
-    return Request(model="simulated", prompt=prompt, **fields)
-
-
-def finish_all(services) -> int:
-    """Answer every queued job as a worker would."""
-    store = services.platform.store
-    jobs = store.claim("simulated", 1000, worker="w", lease_seconds=60)
-    outcomes = [
-        Outcome(lease=job.lease, event=Event.SUCCEED, result=ANSWER, fingerprint=job.fingerprint)
-        for job in jobs
-    ]
-    ended = {lease.job_id: None for lease in store.finish(outcomes)}
-    services.platform.signals.send(Channel.ENDED, ended)
-    return len(jobs)
+from tests.unit.memory_services import ANSWER, ask, finish_all
 
 
 class TestSubmitting:
@@ -105,128 +68,6 @@ class TestCaching:
         finish_all(services)
         (job,) = services.jobs.submit([ask(use_cache=False)])
         assert (job.state, job.cached) == (State.QUEUED, Cached.NO)
-
-
-class TestWaiting:
-    def test_it_ends_with_the_job(self, services):
-        (job,) = services.jobs.submit([ask()])
-        threading.Timer(0.05, finish_all, [services]).start()
-        started = time.monotonic()
-        (ended,) = services.jobs.wait([job.id], 30)
-        assert ended.state is State.SUCCEEDED
-        assert time.monotonic() - started < 10
-
-    def test_a_generation_ends_with_its_job(self, services):
-        until_queued = threading.Thread(target=until, args=[lambda: finish_all(services)])
-        until_queued.start()
-        job = services.jobs.generate(ask(), 30)
-        until_queued.join()
-        assert (job.state, job.result) == (State.SUCCEEDED, ANSWER)
-        assert services.jobs.get(job.id) == job
-
-    def test_a_generation_that_a_cache_answers_ends_at_once(self, services, monkeypatch):
-        monkeypatch.setattr("nexus_jobs.waiting.LOOK_AGAIN_SECONDS", 60)
-        services.jobs.submit([ask()])
-        finish_all(services)
-        assert services.jobs.generate(ask(), 60).cached is Cached.DATABASE
-
-    def test_a_generation_that_takes_too_long_is_given_as_it_stands(self, services):
-        assert services.jobs.generate(ask(), 0.05).state is State.QUEUED
-
-    def test_what_the_ended_message_tells_is_what_is_stored(self, services):
-        platform = services.platform
-        settlement = Settlement(
-            store=platform.store, cache=platform.cache, signals=platform.signals
-        )
-        heard = {}
-        platform.signals.listen(Channel.ENDED, heard.update)
-
-        def settle() -> bool:
-            jobs = platform.store.claim("simulated", 9, worker="w", lease_seconds=60)
-            settlement.settle(
-                jobs,
-                [Outcome(lease=job.lease, event=Event.SUCCEED, result=ANSWER) for job in jobs],
-            )
-            return bool(jobs)
-
-        worker = threading.Thread(target=until, args=[settle])
-        worker.start()
-        told = services.jobs.generate(ask(), 30)
-        worker.join()
-        assert heard[told.id].result == ANSWER
-        assert services.jobs.get(told.id) == told
-
-    def test_it_ends_without_a_signal_too(self, services, monkeypatch):
-        (job,) = services.jobs.submit([ask()])
-        monkeypatch.setattr(
-            services.platform.signals, "_heard", {channel: [] for channel in Channel}
-        )
-        threading.Timer(0.05, finish_all, [services]).start()
-        (ended,) = services.jobs.wait([job.id], 30)
-        assert ended.state is State.SUCCEEDED
-
-    def test_a_job_that_ended_before_does_not_delay_the_others(self, services, monkeypatch):
-        monkeypatch.setattr("nexus_jobs.waiting.LOOK_AGAIN_SECONDS", 60)
-        (before,) = services.jobs.submit([ask("before")])
-        finish_all(services)
-        (later,) = services.jobs.submit([ask("later")])
-        threading.Timer(0.05, finish_all, [services]).start()
-        started = time.monotonic()
-        ended = services.jobs.wait([before.id, later.id], 10)
-        assert [job.state for job in ended] == [State.SUCCEEDED] * 2
-        assert time.monotonic() - started < 9
-
-    def test_what_is_told_between_two_looks_wakes_the_waiter(self, services, monkeypatch):
-        monkeypatch.setattr("nexus_jobs.waiting.LOOK_AGAIN_SECONDS", 0.05)
-        a, b = services.jobs.submit([ask("a"), ask("b")])
-        ending = Ending(
-            state=State.SUCCEEDED, attempt=1, started_at=1.0, finished_at=2.0, worker="w"
-        )
-
-        class Store:
-            def get_many(self, _ids):
-                monkeypatch.setattr("nexus_jobs.waiting.LOOK_AGAIN_SECONDS", 60)
-                waiter.tell(b.id, ending)
-                return {}
-
-        waiter = Waiter([a.id, b.id], Store())
-        waiter.tell(a.id, ending)
-        started = time.monotonic()
-        jobs = waiter.follow({a.id: a, b.id: b}, started + 30)
-        assert [job.state for job in jobs.values()] == [State.SUCCEEDED] * 2
-        assert time.monotonic() - started < 20
-
-    def test_it_gives_the_job_as_it_stands_when_time_is_up(self, services):
-        (job,) = services.jobs.submit([ask()])
-        assert services.jobs.wait([job.id], 0.05)[0].state is State.QUEUED
-
-    def test_many_jobs_come_back_in_the_order_asked_for(self, services):
-        jobs = services.jobs.submit([ask(f"{i}") for i in range(20)])
-        ids = [job.id for job in reversed(jobs)]
-        threading.Timer(0.05, finish_all, [services]).start()
-        assert [job.id for job in services.jobs.wait(ids, 30)] == ids
-
-    def test_a_job_that_is_handed_back_makes_no_waiter_spin(self, services, monkeypatch):
-        (job,) = services.jobs.submit([ask()])
-        store = services.platform.store
-        settlement = Settlement(
-            store=store, cache=services.platform.cache, signals=services.platform.signals
-        )
-        reads = []
-        get_many = store.get_many
-        monkeypatch.setattr(store, "get_many", lambda ids: reads.append(1) or get_many(ids))
-
-        def hand_back():
-            (claimed,) = store.claim("simulated", 1, worker="w", lease_seconds=60)
-            settlement.settle([claimed], [Outcome(lease=claimed.lease, event=Event.RELEASE)])
-
-        threading.Timer(0.05, hand_back).start()
-        assert services.jobs.wait([job.id], 0.5)[0].state is State.QUEUED
-        assert len(reads) < 5
-
-    def test_an_unknown_job_is_not_waited_for(self, services):
-        with pytest.raises(NotFound):
-            services.jobs.wait(["nope"], 30)
 
 
 class TestCancelling:
