@@ -1,8 +1,12 @@
 """What reading the progress of a bulk promises."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from nexus_jobs.counting import SHARE, BulkCounts
+from tests.e2e.stack import until
 
 
 class Store:
@@ -10,11 +14,15 @@ class Store:
 
     def __init__(self):
         self.now, self.seconds, self.calls = 1000.0, 0.0, 0
+        self.counting = threading.Event()
+        self.counting.set()
 
     def bulk_progress(self, bulk_id):
-        self.now += self.seconds
         self.calls += 1
-        return f"{bulk_id}, count {self.calls}"
+        number = self.calls
+        self.counting.wait(10)
+        self.now += self.seconds
+        return f"{bulk_id}, count {number}"
 
 
 @pytest.fixture
@@ -38,6 +46,16 @@ def test_a_count_that_took_long_serves_in_proportion(store, counts):
     assert counts.of("a") == first
     store.now += 0.2
     assert counts.of("a") == "a, count 2"
+
+
+def test_those_who_ask_meanwhile_share_the_answer(store, counts):
+    store.seconds = 2.0
+    store.counting.clear()
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(counts.of, "a") for _ in range(4)]
+        until(lambda: store.calls)
+        store.counting.set()
+        assert {answer.result(10) for answer in answers} == {"a, count 1"}
 
 
 def test_bulks_are_counted_apart(store, counts):

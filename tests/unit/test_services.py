@@ -118,6 +118,24 @@ class TestBulks:
         assert (status.rows_per_second > 0, status.eta_seconds) == (True, 0.0)
         assert b"".join(services.bulks.export_csv(bulk.id)).count(b"succeeded") == 2
 
+    def test_a_count_from_during_the_import_does_not_complete_a_bulk(self, services, monkeypatch):
+        monkeypatch.setattr("nexus_jobs.counting.CHEAP", -1)
+        monkeypatch.setattr("nexus_jobs.counting.SHARE", 1e9)
+        monkeypatch.setattr("nexus_jobs.bulk_service.CHUNK", 1)
+        store, seen = services.platform.store, []
+        add = store.add
+
+        def add_and_ask(drafts):
+            added = add(drafts)
+            seen.append(services.bulks.status(drafts[0].bulk_id))
+            return added
+
+        monkeypatch.setattr(store, "add", add_and_ask)
+        bulk = self.submit(services, "id,prompt\n1,\n2,\n")
+        status = services.bulks.status(bulk.id)
+        assert [old.state for old in seen] == ["importing"] * 2
+        assert (status.counts[State.FAILED], status.state) == (1, "queued")
+
     def test_a_bulk_of_wrong_rows_is_completed_at_once(self, services):
         bulk = self.submit(services, "id,prompt\n1,\n2,\n")
         status = services.bulks.status(bulk.id)
