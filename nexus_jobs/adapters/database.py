@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select as sockets
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import (
     ArgumentError,
+    DisconnectionError,
     IntegrityError,
     InterfaceError,
     OperationalError,
@@ -62,7 +64,7 @@ def _sqlite_now(_element: database_now, _compiler: SQLCompiler, **_kw: Any) -> s
 
 @compiles(database_now, "postgresql")
 def _postgresql_now(_element: database_now, _compiler: SQLCompiler, **_kw: Any) -> str:
-    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+    return "CAST(extract(epoch FROM statement_timestamp()) AS double precision)"
 
 
 _NOW: Select[float] = select(database_now())
@@ -81,9 +83,11 @@ class Database:
         parsed = _parse(url)
         if parsed.get_backend_name() == "sqlite":
             self._reader, self._writer, self._relaxed = _sqlite(parsed, pool_size)
+            self._single = self._writer
             self._queue: WriterQueue | None = WriterQueue(f"{parsed.database}-writer")
         else:
             self._reader, self._writer, self._relaxed = _postgresql(parsed, pool_size)
+            self._single = self._reader
             self._queue = None
 
     @contextmanager
@@ -93,15 +97,25 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self, *, durable: bool = True) -> Iterator[Connection]:
-        """A transaction: committed at the end of the block, rolled back on an error.
+    def write(self) -> Iterator[Connection]:
+        """A transaction: committed at the end of the block, rolled back on an error."""
+        with self._begin(self._writer) as connection:
+            yield connection
+
+    @contextmanager
+    def write_once(self, *, durable: bool = True) -> Iterator[Connection]:
+        """For a single statement: a server is spared the round trips around it.
 
         One that is not durable does not wait for the disk. A power cut may undo it, but never
         without all that was committed after it.
         """
+        with self._begin(self._single if durable else self._relaxed) as connection:
+            yield connection
+
+    @contextmanager
+    def _begin(self, engine: Engine) -> Iterator[Connection]:
         turn = self._queue.turn() if self._queue else nullcontext()
-        writer = self._writer if durable else self._relaxed
-        with _translated(), turn, writer.begin() as connection:
+        with _translated(), turn, engine.begin() as connection:
             yield connection
 
     def prepare(self) -> None:
@@ -178,27 +192,37 @@ def _engine(url: URL, pool_size: int, **options: Any) -> Engine:
 
 
 def _postgresql(url: URL, pool_size: int) -> tuple[Engine, Engine, Engine]:
-    def engine(at_most: int) -> Engine:
-        return _engine(
-            url,
-            at_most,
-            pool_pre_ping=True,
-            connect_args={"connect_timeout": CONNECT_TIMEOUT},
-        )
-
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+    def engine(at_most: int, **arguments: str) -> Engine:
+        made = _engine(url, at_most, connect_args={"connect_timeout": CONNECT_TIMEOUT, **arguments})
+        _check_closed(made)
+        return made
 
     try:
-        reader, relaxed = engine(pool_size), engine(RELAXED_CONNECTIONS)
+        reader = engine(pool_size)
+        relaxed = engine(RELAXED_CONNECTIONS, options="-c synchronous_commit=off")
     except ModuleNotFoundError as error:
         raise ConfigError(
             "PostgreSQL needs a driver: pip install 'nexus-jobs[postgres]'"
         ) from error
-    isolation = {"isolation_level": "READ COMMITTED"}
-    relaxed = relaxed.execution_options(**isolation)
-    event.listen(relaxed, "begin", begin)
-    return reader, reader.execution_options(**isolation), relaxed
+    return reader, _in_transactions(reader, "BEGIN"), relaxed
+
+
+def _check_closed(engine: Engine) -> None:
+    """Before a connection is used again, see whether its server has closed it.
+
+    The pool's own ping costs a round trip each time, as much as a statement. A connection that
+    rests has nothing to read, unless it has come to its end.
+    """
+
+    @event.listens_for(engine, "checkout")
+    def check(connection: Any, _record: object, _proxy: object) -> None:
+        poll = sockets.poll()
+        poll.register(connection, sockets.POLLIN)
+        if poll.poll(0):
+            try:
+                engine.dialect.do_ping(connection)
+            except engine.dialect.loaded_dbapi.Error as error:
+                raise DisconnectionError from error
 
 
 def _sqlite(url: URL, pool_size: int) -> tuple[Engine, Engine, Engine]:
@@ -212,12 +236,17 @@ def _sqlite(url: URL, pool_size: int) -> tuple[Engine, Engine, Engine]:
 
         return made
 
-    def begin(connection: Connection) -> None:
-        # a deferred transaction that reads first cannot always become a writer later
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
+    # a deferred transaction that reads first cannot always become a writer later
+    begin = "BEGIN IMMEDIATE"
     reader, relaxed = engine("FULL", pool_size), engine("NORMAL", RELAXED_CONNECTIONS)
-    writer = reader.execution_options()
-    event.listen(writer, "begin", begin)
-    event.listen(relaxed, "begin", begin)
-    return reader, writer, relaxed
+    return reader, _in_transactions(reader, begin), _in_transactions(relaxed, begin)
+
+
+def _in_transactions(engine: Engine, begin: str) -> Engine:
+    """The same pool of connections, which commit by themselves, but begun with this statement.
+
+    Setting the isolation level of a connection back and forth costs as much as a statement.
+    """
+    transactions = engine.execution_options()
+    event.listen(transactions, "begin", lambda connection: connection.exec_driver_sql(begin))
+    return transactions

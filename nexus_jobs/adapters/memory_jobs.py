@@ -185,7 +185,7 @@ class MemoryJobs:
             job,
             event,
             at,
-            attempt=attempt_after(event, outcome.lease),
+            attempt=attempt_after(event, job.attempt),
             result=outcome.result if event is Event.SUCCEED else None,
             error=outcome.error if target(event) in TERMINAL else None,
         )

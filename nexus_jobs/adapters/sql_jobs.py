@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, Select, func, insert, literal, select, union_all, update
+from sqlalchemy import Connection, Select, func, literal, select, union_all, update
 
-from nexus_jobs.adapters.database import Database, database_now, now
+from nexus_jobs.adapters.database import Database, database_now
+from nexus_jobs.adapters.row_insert import RowInsert
 from nexus_jobs.adapters.sql_rows import (
     JOBS_WITH_RESULTS,
     RESULT_COLUMNS,
+    RESULTS,
     job_row,
     job_with_result,
     result_of,
@@ -21,7 +23,7 @@ from nexus_jobs.errors import Conflict
 from nexus_jobs.job import BulkState, Job, NewJob, Result, State
 from nexus_jobs.ports import JobFilter
 
-_INSERT_JOBS, _INSERT_RESULTS = insert(jobs), insert(results)
+_JOBS = RowInsert(jobs, times=["submitted_at", "due_at", "expires_at", "finished_at"])
 # one SELECT for each state, so that each can use that state's partial index
 _UNFINISHED = union_all(
     *(
@@ -41,14 +43,16 @@ class SqlJobs:
     def add(self, new_jobs: Sequence[NewJob]) -> list[Job]:
         if not new_jobs:
             return []
-        with self._database.write() as connection:
-            at = now(connection)
-            _touch_bulks(connection, {job.bulk_id for job in new_jobs if job.bulk_id}, at)
+        bulk_ids = {job.bulk_id for job in new_jobs if job.bulk_id}
+        simple = not bulk_ids and not any(job.ended for job in new_jobs)
+        database = self._database
+        with database.write_once() if simple else database.write() as connection:
+            _touch_bulks(connection, bulk_ids)
+            at = _JOBS.execute(connection, [job_row(committed(job, 0)) for job in new_jobs])
             added = [committed(job, at) for job in new_jobs]
-            connection.execute(_INSERT_JOBS, [job_row(job) for job in added])
             copies = [result_row(job.id, job.result, None, at) for job in added if job.result]
             if copies:
-                connection.execute(_INSERT_RESULTS, copies)
+                RESULTS.execute(connection, copies)
         return added
 
     def get(self, job_id: str) -> Job | None:
@@ -107,7 +111,7 @@ def _ready(model: str, at_most: int) -> Select[str, int]:
     return select(literal(model), func.count()).select_from(queued.limit(at_most).subquery())
 
 
-def _touch_bulks(connection: Connection, bulk_ids: set[str], at: float) -> None:
+def _touch_bulks(connection: Connection, bulk_ids: set[str]) -> None:
     """Note that rows are arriving, and keep the bulks from being given up until they are in.
 
     Raises:
@@ -115,6 +119,8 @@ def _touch_bulks(connection: Connection, bulk_ids: set[str], at: float) -> None:
     """
     for bulk_id in sorted(bulk_ids):
         importing = (bulks.c.id == bulk_id) & (bulks.c.state == BulkState.IMPORTING)
-        touched = connection.execute(update(bulks).where(importing).values(touched_at=at))
+        touched = connection.execute(
+            update(bulks).where(importing).values(touched_at=database_now())
+        )
         if touched.rowcount == 0:
             raise Conflict(f"bulk {bulk_id} is not importing rows any more")

@@ -13,25 +13,24 @@ from sqlalchemy import (
     Connection,
     Select,
     Update,
-    and_,
     bindparam,
-    insert,
     or_,
     select,
     update,
 )
 
-from nexus_jobs.adapters.database import Database, now
+from nexus_jobs.adapters.database import Database, database_now, now
 from nexus_jobs.adapters.sql_rows import (
     JOBS_WITH_RESULTS,
+    RESULTS,
     error_columns,
     job_of,
     job_with_result,
     result_row,
 )
-from nexus_jobs.adapters.tables import is_state, jobs, results
+from nexus_jobs.adapters.tables import is_state, jobs
 from nexus_jobs.adapters.transitions import LAPSED, attempt_after, changes, final_event
-from nexus_jobs.job import TERMINAL, Event, Job, Lease, Outcome, State, sources, target
+from nexus_jobs.job import TERMINAL, Event, Job, JobError, Lease, Outcome, State, sources, target
 from nexus_jobs.ports import Settled
 
 
@@ -42,42 +41,52 @@ class SqlLeases:
 
     def claim(self, model: str, limit: int, *, worker: str, lease_seconds: float) -> list[Job]:
         # a claim that a power cut undoes leaves the job queued: nothing is lost
-        with self._database.write(durable=False) as connection:
-            at = now(connection)
-            values = {
-                "of_model": model,
-                "at": at,
-                "at_most": limit,
-                "token": secrets.token_hex(8),
-                "until": at + lease_seconds,
-                "by": worker,
-            }
+        values = {
+            "of_model": model,
+            "at_most": limit,
+            "token": secrets.token_hex(8),
+            "lease_seconds": lease_seconds,
+            "by": worker,
+        }
+        with self._database.write_once(durable=False) as connection:
             claimed = [job_of(row) for row in connection.execute(_CLAIM, values)]
         return sorted(claimed, key=lambda job: (job.due_at, job.id))
 
     def finish(self, outcomes: Sequence[Outcome]) -> dict[Lease, Settled]:
-        by_event: dict[Event, list[Outcome]] = defaultdict(list)
+        endings: dict[tuple[Event, JobError | None], list[Outcome]] = defaultdict(list)
         with self._database.write() as connection:
-            at = now(connection)
-            held = _lock_held(connection, [outcome.lease for outcome in outcomes])
+            at, held = _lock_held(connection, [outcome.lease for outcome in outcomes])
             for outcome in outcomes:
                 max_attempts = held.pop(outcome.lease, None)
                 if max_attempts is not None:
-                    by_event[final_event(outcome, max_attempts)].append(outcome)
-            for event, group in by_event.items():
-                _record(connection, event, group, at)
+                    event = final_event(outcome, max_attempts)
+                    error = outcome.error if target(event) in TERMINAL else None
+                    endings[event, error].append(outcome)
+            for (event, error), group in endings.items():
+                values = {"ids": [o.lease.job_id for o in group], "at": at, **error_columns(error)}
+                connection.execute(_RECORD[event], values)
+            computed = [
+                result_row(outcome.lease.job_id, outcome.result, outcome.fingerprint, at)
+                for outcome in endings[Event.SUCCEED, None]
+                if outcome.result
+            ]
+            if computed:
+                RESULTS.execute(connection, computed)
         return {
             outcome.lease: Settled(target(event), at)
-            for event, group in by_event.items()
+            for (event, _), group in endings.items()
             for outcome in group
         }
 
     def heartbeat(self, leases: Sequence[Lease], *, lease_seconds: float) -> set[Lease]:
-        with self._database.write(durable=False) as connection:
-            until = now(connection) + lease_seconds
-            held = set(_lock_held(connection, leases))
-            connection.execute(_EXTEND, {"ids": [lease.job_id for lease in held], "until": until})
-        return held
+        values = {
+            "ids": [lease.job_id for lease in leases],
+            "tokens": list({lease.token for lease in leases}),
+            "lease_seconds": lease_seconds,
+        }
+        with self._database.write_once(durable=False) as connection:
+            held = {Lease(*row) for row in connection.execute(_EXTEND, values)}
+        return held.intersection(leases)
 
     def cancel(self, job_id: str) -> Job | None:
         with self._database.write() as connection:
@@ -125,18 +134,19 @@ def pick(event: Event, which: ColumnElement[bool], *, skip_locked: bool = False)
     )
 
 
-def _locked(ids: Select[tuple[str]], skip_locked: bool) -> CTE:
+def _locked(ids: Select[tuple[str]], skip_locked: bool = False) -> CTE:
     # materialized: PostgreSQL must not run the locking SELECT more than once
     locked = ids.with_for_update(skip_locked=skip_locked).cte("picked")
     return locked.prefix_with("MATERIALIZED", dialect="postgresql")
 
 
+_lease_end = database_now() + bindparam("lease_seconds")
 _next = _locked(
     select(jobs.c.id)
     .where(
         jobs.c.model == bindparam("of_model"),
         is_state(sources(Event.CLAIM)),
-        or_(jobs.c.expires_at.is_(None), jobs.c.expires_at > bindparam("at")),
+        or_(jobs.c.expires_at.is_(None), jobs.c.expires_at > database_now()),
     )
     .order_by(jobs.c.due_at, jobs.c.id)
     .limit(bindparam("at_most")),
@@ -149,65 +159,52 @@ _CLAIM = (
         state=target(Event.CLAIM),
         attempt=jobs.c.attempt + 1,
         lease_token=bindparam("token"),
-        lease_expires_at=bindparam("until"),
-        started_at=bindparam("at"),
+        lease_expires_at=_lease_end,
+        started_at=database_now(),
         worker=bindparam("by"),
     )
     .returning(jobs)
 )
 
 
+_leased = select(jobs.c.id).where(
+    jobs.c.id.in_(bindparam("ids", expanding=True)), is_state([State.RUNNING])
+)
 _RUNNING = (
-    select(jobs.c.id, jobs.c.attempt, jobs.c.lease_token, jobs.c.max_attempts)
-    .where(jobs.c.id.in_(bindparam("ids", expanding=True)), is_state([State.RUNNING]))
+    _leased.with_only_columns(
+        database_now().label("at"),
+        jobs.c.id,
+        jobs.c.attempt,
+        jobs.c.lease_token,
+        jobs.c.max_attempts,
+    )
     .order_by(jobs.c.id)
     .with_for_update()
 )
+_kept = _locked(
+    _leased.where(jobs.c.lease_token.in_(bindparam("tokens", expanding=True))).order_by(jobs.c.id)
+)
 _EXTEND = (
     update(jobs)
-    .where(jobs.c.id.in_(bindparam("ids", expanding=True)))
-    .values(lease_expires_at=bindparam("until"))
-)
-_FENCE = and_(
-    jobs.c.id == bindparam("of_job"),
-    jobs.c.attempt == bindparam("of_attempt"),
-    jobs.c.lease_token == bindparam("of_lease"),
+    .where(jobs.c.id.in_(select(_kept.c.id)), is_state([State.RUNNING]))
+    .values(lease_expires_at=_lease_end)
+    .returning(jobs.c.id, jobs.c.attempt, jobs.c.lease_token)
 )
 _RECORD = {
-    event: transition(event, bindparam("at"), _FENCE)
+    event: transition(
+        event, bindparam("at"), jobs.c.id.in_(bindparam("ids", expanding=True))
+    ).values(attempt=attempt_after(event, jobs.c.attempt))
     for event in (Event.SUCCEED, Event.FAIL, Event.REQUEUE, Event.RELEASE, Event.BURY)
 }
-_INSERT_RESULTS = insert(results)
 
 
-def _lock_held(connection: Connection, leases: Sequence[Lease]) -> dict[Lease, int]:
-    """Those of the leases that still hold, with `max_attempts`; their rows stay locked."""
-    rows = connection.execute(_RUNNING, {"ids": [lease.job_id for lease in leases]})
-    held = {
-        Lease(job_id, attempt, token): max_attempts for job_id, attempt, token, max_attempts in rows
-    }
-    return {lease: held[lease] for lease in leases if lease in held}
+def _lock_held(connection: Connection, leases: Sequence[Lease]) -> tuple[float, dict[Lease, int]]:
+    """The time, and those of the leases that still hold, with `max_attempts`.
 
-
-def _record(connection: Connection, event: Event, outcomes: Sequence[Outcome], at: float) -> None:
-    """Write how attempts ended, all in the same way, under leases that are known to hold."""
-    errors_shown = target(event) in TERMINAL
-    rows = [
-        {
-            "of_job": outcome.lease.job_id,
-            "of_attempt": outcome.lease.attempt,
-            "of_lease": outcome.lease.token,
-            "at": at,
-            "attempt": attempt_after(event, outcome.lease),
-            **error_columns(outcome.error if errors_shown else None),
-        }
-        for outcome in outcomes
-    ]
-    connection.execute(_RECORD[event], rows)
-    computed = [
-        result_row(outcome.lease.job_id, outcome.result, outcome.fingerprint, at)
-        for outcome in outcomes
-        if event is Event.SUCCEED and outcome.result
-    ]
-    if computed:
-        connection.execute(_INSERT_RESULTS, computed)
+    Their rows stay locked.
+    """
+    ids = [lease.job_id for lease in leases]
+    rows = connection.execute(_RUNNING, {"ids": ids}).all()
+    held = {Lease(row.id, row.attempt, row.lease_token): row.max_attempts for row in rows}
+    at = rows[0].at if rows else 0.0
+    return at, {lease: held[lease] for lease in leases if lease in held}

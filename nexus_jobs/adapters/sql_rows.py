@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Row, Select, select
 
+from nexus_jobs.adapters.row_insert import RowInsert
 from nexus_jobs.adapters.tables import jobs, results
 from nexus_jobs.job import (
     Cached,
@@ -30,6 +31,7 @@ RESULT_COLUMNS = (
     results.c.decode_ms,
 )
 
+RESULTS = RowInsert(results)
 JOBS_WITH_RESULTS: Select[Any] = select(jobs, *RESULT_COLUMNS).outerjoin_from(jobs, results)
 
 

@@ -38,20 +38,24 @@ Id = Text().with_variant(Text(collation="C"), "postgresql")
 Json = JSON(none_as_null=True)
 
 
+def storable(prose: str | None) -> str | None:
+    """The text without what a database cannot hold (NUL, a lone surrogate)."""
+    if prose is None:
+        return None
+    return prose.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
 class Prose(TypeDecorator[str]):
     """Text that a model or a stranger wrote.
 
-    What a database cannot hold (NUL, a lone surrogate) is replaced: one such answer must not
-    undo the transaction that it shares with others.
+    It is made storable: one bad answer must not undo the transaction that it shares with others.
     """
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, _dialect: Dialect) -> str | None:
-        if value is None:
-            return None
-        return value.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+        return storable(value)
 
 
 jobs = Table(

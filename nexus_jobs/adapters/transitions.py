@@ -11,7 +11,6 @@ from nexus_jobs.job import (
     Event,
     Job,
     JobError,
-    Lease,
     NewJob,
     Outcome,
     State,
@@ -61,9 +60,12 @@ def final_event(outcome: Outcome, max_attempts: int) -> Event:
     return outcome.event
 
 
-def attempt_after(event: Event, lease: Lease) -> int:
-    """The attempts counted so far; one that was handed back unharmed does not count."""
-    return lease.attempt - 1 if event is Event.RELEASE else lease.attempt
+def attempt_after(event: Event, attempt: Any) -> Any:
+    """The attempts counted so far; one that was handed back unharmed does not count.
+
+    `attempt` is a number, or what stands for one in a statement.
+    """
+    return attempt - 1 if event is Event.RELEASE else attempt
 
 
 def changes(event: Event, now: Any) -> dict[str, Any]:
