@@ -21,7 +21,7 @@ from nexus_jobs.adapters.processor import PROCESSOR, can
 from nexus_jobs.errors import ModelUnavailable
 from nexus_jobs.ports import Tokenizer
 
-_BATCH_TOKENS: Final = 256
+_BATCH_TOKENS: Final = 128
 """Prompt tokens that a step prefills: about as long as a step of a full batch takes."""
 
 
