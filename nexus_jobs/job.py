@@ -8,7 +8,8 @@
       |--cancel--> cancelled <--cancel---|
       |--expire--> expired                              (expires_at passed before the start)
 
-Terminal states never change.
+Terminal states never change by themselves. A person may replay what failed or is dead: it is
+queued again, with as many attempts as a new job.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Event(StrEnum):
     BURY = "bury"
     CANCEL = "cancel"
     EXPIRE = "expire"
+    REPLAY = "replay"
 
 
 TRANSITIONS: Final[Mapping[Event, tuple[frozenset[State], State]]] = {
@@ -53,11 +55,17 @@ TRANSITIONS: Final[Mapping[Event, tuple[frozenset[State], State]]] = {
     Event.BURY: (frozenset({State.RUNNING}), State.DEAD),
     Event.CANCEL: (frozenset({State.QUEUED, State.RUNNING}), State.CANCELLED),
     Event.EXPIRE: (frozenset({State.QUEUED}), State.EXPIRED),
+    Event.REPLAY: (frozenset({State.FAILED, State.DEAD}), State.QUEUED),
 }
 """event -> (states it may start from, state it leads to)"""
 
-TERMINAL: Final = frozenset(State) - {s for sources, _ in TRANSITIONS.values() for s in sources}
-"""States no event leads out of."""
+TERMINAL: Final = frozenset(State) - {
+    source
+    for event, (sources, _) in TRANSITIONS.items()
+    for source in sources
+    if event is not Event.REPLAY
+}
+"""States that nothing but a person's replay leads out of."""
 
 
 def sources(event: Event) -> frozenset[State]:
@@ -147,10 +155,12 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class JobError:
-    """Why a job did not succeed: a stable code and a sentence for people."""
+    """Why a job, or the last attempt at it, did not succeed: a stable code, a sentence for people,
+    and for engineers the errors and the places in the code that led to it."""
 
     code: str
     message: str
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +211,11 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A committed job. Times are seconds since the epoch on the database's clock."""
+    """A committed job. Times are seconds since the epoch on the database's clock.
+
+    A `suspect` was running when its process died or its batch was lost, so that it may be the
+    cause: its next attempt has the batch for itself. `run_after` holds an attempt back.
+    """
 
     id: str
     request: Request
@@ -211,6 +225,8 @@ class Job:
     submitted_at: float
     due_at: float
     expires_at: float | None = None
+    run_after: float | None = None
+    suspect: bool = False
     started_at: float | None = None
     finished_at: float | None = None
     lease_token: str | None = None
@@ -241,9 +257,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How one attempt ended: SUCCEED with a result, FAIL or REQUEUE with an error, or RELEASE.
+    """How one attempt ended: SUCCEED with a result, FAIL, REQUEUE or BURY with an error, RELEASE.
 
-    A REQUEUE of a job whose attempts are spent becomes a BURY.
+    A job that is queued again runs after `delay` seconds, and alone if it is a `suspect`.
     """
 
     lease: Lease
@@ -251,6 +267,8 @@ class Outcome:
     result: Result | None = None
     error: JobError | None = None
     fingerprint: str | None = None
+    delay: float = 0.0
+    suspect: bool = False
 
 
 class BulkState(StrEnum):

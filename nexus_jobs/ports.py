@@ -62,8 +62,19 @@ class JobStore(Protocol):
     def search(self, which: JobFilter, *, limit: int, before: str | None = None) -> Sequence[Job]:
         """Up to `limit` jobs, newest first (ids sort by time), older than the id `before`."""
 
-    def claim(self, model: str, limit: int, *, worker: str, lease_seconds: float) -> list[Job]:
-        """Take up to `limit` of the model's queued jobs, earliest `due_at` first, under leases."""
+    def claim(
+        self,
+        model: str,
+        limit: int,
+        *,
+        worker: str,
+        lease_seconds: float,
+        suspects: bool = False,
+    ) -> list[Job]:
+        """Take up to `limit` of the model's queued jobs, earliest `due_at` first, under leases.
+
+        Either suspects only, or none of them. What is held back by `run_after` stays.
+        """
 
     def finish(self, outcomes: Sequence[Outcome]) -> dict[Lease, Settled]:
         """Record how attempts ended, and tell what came of it.
@@ -78,7 +89,13 @@ class JobStore(Protocol):
         """Cancel a job that has not ended; the job as it stands now, or None if there is none."""
 
     def requeue_lapsed(self) -> dict[str, State]:
-        """Take back jobs whose lease has run out: queued again, or dead if attempts are spent."""
+        """Take back jobs whose lease has run out: queued again as suspects, or dead if their
+        attempts are spent."""
+
+    def replay(self, draft: NewJob) -> Job | None:
+        """Queue a failed or dead job again, as the draft of the same id has it: its request, when
+        it is due, and how many more attempts it gets. None if no such job is failed or dead.
+        """
 
     def expire_overdue(self) -> list[str]:
         """Expire queued jobs that are past `expires_at`; their ids."""
@@ -110,6 +127,12 @@ class BulkStore(Protocol):
 
     def cancel_bulk(self, bulk_id: str, to: BulkState = BulkState.CANCELLED) -> list[str]:
         """Set the bulk's state and cancel its rows that have not ended; the ids of those rows."""
+
+    def replay_bulk(self, bulk_id: str, *, attempts: int, slack_seconds: Sequence[float]) -> int:
+        """Queue the bulk's failed and dead rows again, but for those that never ran; how many.
+
+        Each gets so many `attempts` more, and the slack of its priority.
+        """
 
     def bulk_progress(self, bulk_id: str, *, window: float = 10.0) -> BulkProgress: ...
 

@@ -16,11 +16,11 @@ from nexus_jobs.adapters.transitions import (
     attempt_after,
     changes,
     committed,
-    final_event,
+    noted,
+    replayed,
 )
 from nexus_jobs.errors import Conflict
 from nexus_jobs.job import (
-    TERMINAL,
     Bulk,
     BulkState,
     Event,
@@ -91,13 +91,25 @@ class MemoryJobs:
             ]
         return heapq.nlargest(limit, matching, key=lambda job: job.id)
 
-    def claim(self, model: str, limit: int, *, worker: str, lease_seconds: float) -> list[Job]:
+    def claim(
+        self,
+        model: str,
+        limit: int,
+        *,
+        worker: str,
+        lease_seconds: float,
+        suspects: bool = False,
+    ) -> list[Job]:
         claimed: list[Job] = []
+        left: list[Job] = []
         with self._lock:
             at, token, queue = time.time(), secrets.token_hex(8), self._queues[model]
             while queue and len(claimed) < limit:
                 job = self._jobs[heapq.heappop(queue)[1]]
                 if job.state not in sources(Event.CLAIM) or _overdue(job, at):
+                    continue
+                if job.suspect is not suspects or _held_back(job, at):
+                    left.append(job)
                     continue
                 taken = replace(
                     job,
@@ -110,6 +122,8 @@ class MemoryJobs:
                 self._jobs[job.id] = taken
                 self._lapses_at[job.id] = at + lease_seconds
                 claimed.append(taken)
+            for job in left:
+                self._enqueue(job)
         return claimed
 
     def finish(self, outcomes: Sequence[Outcome]) -> dict[Lease, Settled]:
@@ -141,11 +155,18 @@ class MemoryJobs:
             at = time.time()
             lapsed = [job_id for job_id, until in self._lapses_at.items() if until <= at]
             for job in map(self._jobs.__getitem__, lapsed):
-                if job.attempt >= job.max_attempts:
-                    moved[job.id] = self._move(job, Event.BURY, at, error=LAPSED).state
-                else:
-                    moved[job.id] = self._move(job, Event.REQUEUE, at).state
+                event = Event.BURY if job.attempt >= job.max_attempts else Event.REQUEUE
+                moved[job.id] = self._move(job, event, at, error=LAPSED, suspect=True).state
         return moved
+
+    def replay(self, draft: NewJob) -> Job | None:
+        with self._lock:
+            job = self._jobs.get(draft.id)
+            if job is None or job.state not in sources(Event.REPLAY):
+                return None
+            again = self._jobs[job.id] = replayed(job, draft, time.time())
+            self._enqueue(again)
+        return again
 
     def expire_overdue(self) -> list[str]:
         with self._lock:
@@ -154,9 +175,12 @@ class MemoryJobs:
             return [self._move(job, Event.EXPIRE, at).id for job in overdue]
 
     def backlog(self, models: Sequence[str], at_most: int) -> dict[str, int]:
-        counts = self.counts()
-        ready = {model: counts.get((model, State.QUEUED), 0) for model in models}
-        return {model: min(count, at_most) for model, count in ready.items() if count}
+        with self._lock:
+            at = time.time()
+            ready = Counter(
+                job.request.model for job in self._in_state(Event.CLAIM) if not _held_back(job, at)
+            )
+        return {model: min(ready[model], at_most) for model in models if ready[model]}
 
     def counts(self) -> dict[tuple[str, State], int]:
         with self._lock:
@@ -178,7 +202,7 @@ class MemoryJobs:
 
     def _record(self, outcome: Outcome, at: float) -> Job:
         job = self._jobs[outcome.lease.job_id]
-        event = final_event(outcome, job.max_attempts)
+        event = outcome.event
         if event is Event.SUCCEED and outcome.result and outcome.fingerprint:
             self._computed[outcome.fingerprint] = at, outcome.result
         return self._move(
@@ -187,7 +211,7 @@ class MemoryJobs:
             at,
             attempt=attempt_after(event, job.attempt),
             result=outcome.result if event is Event.SUCCEED else None,
-            error=outcome.error if target(event) in TERMINAL else None,
+            **noted(outcome, at),
         )
 
     def _move(self, job: Job, event: Event, at: float, **fields: Any) -> Job:
@@ -216,6 +240,10 @@ class MemoryJobs:
             stored = self._bulks.get(bulk_id)
             if stored is None or stored.bulk.state is not BulkState.IMPORTING:
                 raise Conflict(f"bulk {bulk_id} is not importing rows any more")
+
+
+def _held_back(job: Job, at: float) -> bool:
+    return job.run_after is not None and job.run_after > at
 
 
 def _overdue(job: Job, at: float) -> bool:

@@ -12,7 +12,7 @@ from nexus_jobs.adapters.transitions import BULK_SOURCES
 from nexus_jobs.config import ModelConfig
 from nexus_jobs.errors import Conflict
 from nexus_jobs.fleet import WorkerReport
-from nexus_jobs.job import Bulk, BulkProgress, BulkState, Event, Job, State, sources
+from nexus_jobs.job import Bulk, BulkProgress, BulkState, Event, Job, NewJob, State, sources
 
 
 class MemoryStore(MemoryJobs):
@@ -52,6 +52,24 @@ class MemoryStore(MemoryJobs):
             at = time.time()
             left = [job for job in self._rows(bulk_id) if job.state in sources(Event.CANCEL)]
             return [self._move(job, Event.CANCEL, at).id for job in left]
+
+    def replay_bulk(self, bulk_id: str, *, attempts: int, slack_seconds: Sequence[float]) -> int:
+        with self._lock:
+            stored = self._bulks.get(bulk_id)
+            if stored is None or stored.bulk.state is not BulkState.ACCEPTED:
+                return 0
+            drafts = [
+                NewJob(
+                    id=job.id,
+                    request=job.request,
+                    slack=slack_seconds[job.request.priority],
+                    max_attempts=attempts,
+                    fingerprint=job.fingerprint,
+                )
+                for job in self._rows(bulk_id)
+                if job.attempt
+            ]
+            return sum(self.replay(draft) is not None for draft in drafts)
 
     def bulk_progress(self, bulk_id: str, *, window: float = 10.0) -> BulkProgress:
         with self._lock:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from sqlalchemy import ColumnElement, func, insert, select, update
+from sqlalchemy import ColumnElement, case, func, insert, select, update
 
 from nexus_jobs.adapters.database import Database, database_now, now
 from nexus_jobs.adapters.sql_leases import pick, transition
@@ -60,6 +60,25 @@ class SqlBulks:
             rows = pick(Event.CANCEL, jobs.c.bulk_id == bulk_id)
             cancel = transition(Event.CANCEL, now(connection), jobs.c.id.in_(select(rows.c.id)))
             return list(connection.scalars(cancel.returning(jobs.c.id)))
+
+    def replay_bulk(self, bulk_id: str, *, attempts: int, slack_seconds: Sequence[float]) -> int:
+        accepted = (bulks.c.id == bulk_id) & (bulks.c.state == BulkState.ACCEPTED)
+        slack = case(dict(enumerate(slack_seconds)), value=jobs.c.priority)
+        with self._database.write() as connection:
+            if (
+                connection.execute(select(bulks.c.id).where(accepted).with_for_update()).first()
+                is None
+            ):
+                return 0
+            at = now(connection)
+            rows = pick(Event.REPLAY, (jobs.c.bulk_id == bulk_id) & (jobs.c.attempt > 0))
+            replay = transition(Event.REPLAY, at, jobs.c.id.in_(select(rows.c.id))).values(
+                max_attempts=jobs.c.attempt + attempts,
+                due_at=at + slack,
+                expires_at=at + jobs.c.expires_in,
+                run_after=None,
+            )
+            return len(connection.scalars(replay.returning(jobs.c.id)).all())
 
     def bulk_progress(self, bulk_id: str, *, window: float = 10.0) -> BulkProgress:
         by_state = (

@@ -14,6 +14,7 @@ from nexus_jobs.adapters.sql_rows import (
     RESULTS,
     job_row,
     job_with_result,
+    may_run,
     result_of,
     result_row,
 )
@@ -107,7 +108,7 @@ class SqlJobs:
 
 
 def _ready(model: str, at_most: int) -> Select[str, int]:
-    queued = select(jobs.c.id).where(jobs.c.model == model, is_state([State.QUEUED]))
+    queued = select(jobs.c.id).where(jobs.c.model == model, is_state([State.QUEUED]), may_run())
     return select(literal(model), func.count()).select_from(queued.limit(at_most).subquery())
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from sqlalchemy import (
     CTE,
@@ -25,12 +26,14 @@ from nexus_jobs.adapters.sql_rows import (
     RESULTS,
     error_columns,
     job_of,
+    job_row,
     job_with_result,
+    may_run,
     result_row,
 )
 from nexus_jobs.adapters.tables import is_state, jobs
-from nexus_jobs.adapters.transitions import LAPSED, attempt_after, changes, final_event
-from nexus_jobs.job import TERMINAL, Event, Job, JobError, Lease, Outcome, State, sources, target
+from nexus_jobs.adapters.transitions import LAPSED, attempt_after, changes, noted, replayed
+from nexus_jobs.job import Event, Job, Lease, NewJob, Outcome, State, sources, target
 from nexus_jobs.ports import Settled
 
 
@@ -39,10 +42,19 @@ class SqlLeases:
 
     _database: Database
 
-    def claim(self, model: str, limit: int, *, worker: str, lease_seconds: float) -> list[Job]:
+    def claim(
+        self,
+        model: str,
+        limit: int,
+        *,
+        worker: str,
+        lease_seconds: float,
+        suspects: bool = False,
+    ) -> list[Job]:
         # a claim that a power cut undoes leaves the job queued: nothing is lost
         values = {
             "of_model": model,
+            "suspects": suspects,
             "at_most": limit,
             "token": secrets.token_hex(8),
             "lease_seconds": lease_seconds,
@@ -53,30 +65,21 @@ class SqlLeases:
         return sorted(claimed, key=lambda job: (job.due_at, job.id))
 
     def finish(self, outcomes: Sequence[Outcome]) -> dict[Lease, Settled]:
-        endings: dict[tuple[Event, JobError | None], list[Outcome]] = defaultdict(list)
+        kept: dict[Lease, Outcome] = {}
         with self._database.write() as connection:
             at, held = _lock_held(connection, [outcome.lease for outcome in outcomes])
             for outcome in outcomes:
-                max_attempts = held.pop(outcome.lease, None)
-                if max_attempts is not None:
-                    event = final_event(outcome, max_attempts)
-                    error = outcome.error if target(event) in TERMINAL else None
-                    endings[event, error].append(outcome)
-            for (event, error), group in endings.items():
-                values = {"ids": [o.lease.job_id for o in group], "at": at, **error_columns(error)}
-                connection.execute(_RECORD[event], values)
+                if outcome.lease in held:
+                    kept.setdefault(outcome.lease, outcome)
+            _record(connection, kept.values(), at)
             computed = [
                 result_row(outcome.lease.job_id, outcome.result, outcome.fingerprint, at)
-                for outcome in endings[Event.SUCCEED, None]
-                if outcome.result
+                for outcome in kept.values()
+                if outcome.event is Event.SUCCEED and outcome.result
             ]
             if computed:
                 RESULTS.execute(connection, computed)
-        return {
-            outcome.lease: Settled(target(event), at)
-            for (event, _), group in endings.items()
-            for outcome in group
-        }
+        return {lease: Settled(target(outcome.event), at) for lease, outcome in kept.items()}
 
     def heartbeat(self, leases: Sequence[Lease], *, lease_seconds: float) -> set[Lease]:
         values = {
@@ -101,12 +104,24 @@ class SqlLeases:
         with self._database.write() as connection:
             at = now(connection)
             lapsed = jobs.c.lease_expires_at <= at
-            for event, which, error in ((Event.BURY, spent, LAPSED), (Event.REQUEUE, ~spent, None)):
+            for event, which in ((Event.BURY, spent), (Event.REQUEUE, ~spent)):
                 free = pick(event, lapsed & which, skip_locked=True)
                 statement = transition(event, at, jobs.c.id.in_(select(free.c.id)))
-                statement = statement.values(**error_columns(error)).returning(jobs.c.id)
-                moved |= dict.fromkeys(connection.scalars(statement), target(event))
+                statement = statement.values(suspect=True, **error_columns(LAPSED))
+                ids = connection.scalars(statement.returning(jobs.c.id))
+                moved |= dict.fromkeys(ids, target(event))
         return moved
+
+    def replay(self, draft: NewJob) -> Job | None:
+        with self._database.write() as connection:
+            at = now(connection)
+            row = connection.execute(_ENDED_BADLY, {"of_job": draft.id}).first()
+            if row is None:
+                return None
+            again = replayed(job_of(row), draft, at)
+            values = {name: job_row(again)[name] for name in _REPLAYED}
+            connection.execute(_REPLAY, {"of_job": draft.id, "at": at, **values})
+        return again
 
     def expire_overdue(self) -> list[str]:
         with self._database.write() as connection:
@@ -146,6 +161,8 @@ _next = _locked(
     .where(
         jobs.c.model == bindparam("of_model"),
         is_state(sources(Event.CLAIM)),
+        jobs.c.suspect == bindparam("suspects"),
+        may_run(),
         or_(jobs.c.expires_at.is_(None), jobs.c.expires_at > database_now()),
     )
     .order_by(jobs.c.due_at, jobs.c.id)
@@ -172,11 +189,7 @@ _leased = select(jobs.c.id).where(
 )
 _RUNNING = (
     _leased.with_only_columns(
-        database_now().label("at"),
-        jobs.c.id,
-        jobs.c.attempt,
-        jobs.c.lease_token,
-        jobs.c.max_attempts,
+        database_now().label("at"), jobs.c.id, jobs.c.attempt, jobs.c.lease_token
     )
     .order_by(jobs.c.id)
     .with_for_update()
@@ -196,15 +209,33 @@ _RECORD = {
     ).values(attempt=attempt_after(event, jobs.c.attempt))
     for event in (Event.SUCCEED, Event.FAIL, Event.REQUEUE, Event.RELEASE, Event.BURY)
 }
+_ENDED_BADLY = (
+    select(jobs)
+    .where(jobs.c.id == bindparam("of_job"), is_state(sources(Event.REPLAY)))
+    .with_for_update()
+)
+_REPLAY = transition(Event.REPLAY, bindparam("at"), jobs.c.id == bindparam("of_job"))
+_REPLAYED = (
+    *("model", "prompt", "messages", "params", "priority", "metadata", "use_cache"),
+    *("reproducible", "fingerprint", "max_attempts"),
+    *("due_at", "expires_in", "expires_at", "run_after"),
+)
 
 
-def _lock_held(connection: Connection, leases: Sequence[Lease]) -> tuple[float, dict[Lease, int]]:
-    """The time, and those of the leases that still hold, with `max_attempts`.
+def _lock_held(connection: Connection, leases: Sequence[Lease]) -> tuple[float, set[Lease]]:
+    """The time, and those of the leases that still hold; their rows stay locked."""
+    rows = connection.execute(_RUNNING, {"ids": [lease.job_id for lease in leases]}).all()
+    held = {Lease(row.id, row.attempt, row.lease_token) for row in rows}
+    return rows[0].at if rows else 0.0, held.intersection(leases)
 
-    Their rows stay locked.
-    """
-    ids = [lease.job_id for lease in leases]
-    rows = connection.execute(_RUNNING, {"ids": ids}).all()
-    held = {Lease(row.id, row.attempt, row.lease_token): row.max_attempts for row in rows}
-    at = rows[0].at if rows else 0.0
-    return at, {lease: held[lease] for lease in leases if lease in held}
+
+def _record(connection: Connection, outcomes: Iterable[Outcome], at: float) -> None:
+    """Write how attempts ended, under leases that are known to hold; equal ends together."""
+    ends: dict[tuple[Event, tuple[tuple[str, Any], ...]], list[str]] = defaultdict(list)
+    for outcome in outcomes:
+        ends[outcome.event, tuple(noted(outcome, at).items())].append(outcome.lease.job_id)
+    for (event, fields), ids in ends.items():
+        values = {"ids": ids, "at": at, **dict(fields)}
+        if "error" in values:
+            values |= error_columns(values.pop("error"))
+        connection.execute(_RECORD[event], values)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Row, Select, select
+from sqlalchemy import ColumnElement, Row, Select, or_, select
 
+from nexus_jobs.adapters.database import database_now
 from nexus_jobs.adapters.row_insert import RowInsert
 from nexus_jobs.adapters.tables import jobs, results
 from nexus_jobs.job import (
@@ -31,6 +32,12 @@ RESULT_COLUMNS = (
     results.c.decode_ms,
 )
 
+
+def may_run() -> ColumnElement[bool]:
+    """Nothing holds the job back any more."""
+    return or_(jobs.c.run_after.is_(None), jobs.c.run_after <= database_now())
+
+
 RESULTS = RowInsert(results)
 JOBS_WITH_RESULTS: Select[Any] = select(jobs, *RESULT_COLUMNS).outerjoin_from(jobs, results)
 
@@ -54,6 +61,8 @@ def job_row(job: Job) -> dict[str, Any]:
         "due_at": job.due_at,
         "expires_in": request.expires_in,
         "expires_at": job.expires_at,
+        "run_after": job.run_after,
+        "suspect": job.suspect,
         "finished_at": job.finished_at,
         "attempt": job.attempt,
         "max_attempts": job.max_attempts,
@@ -69,6 +78,7 @@ def error_columns(error: JobError | None) -> dict[str, str | None]:
     return {
         "error_code": error.code if error else None,
         "error_message": error.message if error else None,
+        "error_trace": error.trace if error else None,
     }
 
 
@@ -114,6 +124,8 @@ def job_of(row: AnyRow, result: Result | None = None) -> Job:
         submitted_at=row.submitted_at,
         due_at=row.due_at,
         expires_at=row.expires_at,
+        run_after=row.run_after,
+        suspect=row.suspect,
         started_at=row.started_at,
         finished_at=row.finished_at,
         lease_token=row.lease_token,
@@ -124,8 +136,14 @@ def job_of(row: AnyRow, result: Result | None = None) -> Job:
         cells=row.cells,
         cached=Cached(row.cached),
         result=result,
-        error=JobError(row.error_code, row.error_message) if row.error_code else None,
+        error=_error_of(row),
     )
+
+
+def _error_of(row: AnyRow) -> JobError | None:
+    if row.error_code is None:
+        return None
+    return JobError(row.error_code, row.error_message, row.error_trace)
 
 
 def _request_of(row: AnyRow) -> Request:

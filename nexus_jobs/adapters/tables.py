@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    false,
     literal_column,
     text,
 )
@@ -76,6 +77,8 @@ jobs = Table(
     Column("due_at", Double, nullable=False),
     Column("expires_in", Double),
     Column("expires_at", Double),
+    Column("run_after", Double),
+    Column("suspect", Boolean, nullable=False, server_default=false()),
     Column("started_at", Double),
     Column("finished_at", Double),
     Column("attempt", Integer, nullable=False),
@@ -89,6 +92,7 @@ jobs = Table(
     Column("cached", Text, nullable=False),
     Column("error_code", Text),
     Column("error_message", Prose),
+    Column("error_trace", Prose),
 )
 
 results = Table(
@@ -151,7 +155,14 @@ def _partial(name: str, *columns: Column[Any], where: str, unique: bool = False)
     return Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
 
 
-_partial("ix_jobs_queue", jobs.c.model, jobs.c.due_at, jobs.c.id, where="state = 'queued'")
+_partial(
+    "ix_jobs_queue",
+    jobs.c.model,
+    jobs.c.suspect,
+    jobs.c.due_at,
+    jobs.c.id,
+    where="state = 'queued'",
+)
 _partial("ix_jobs_leases", jobs.c.lease_expires_at, where="state = 'running'")
 _partial(
     "ix_jobs_expiry",

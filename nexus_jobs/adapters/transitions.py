@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from nexus_jobs.job import (
@@ -53,13 +54,6 @@ def committed(new: NewJob, now: float) -> Job:
     )
 
 
-def final_event(outcome: Outcome, max_attempts: int) -> Event:
-    """What an outcome comes to: a job whose attempts are spent is buried, not queued again."""
-    if outcome.event is Event.REQUEUE and outcome.lease.attempt >= max_attempts:
-        return Event.BURY
-    return outcome.event
-
-
 def attempt_after(event: Event, attempt: Any) -> Any:
     """The attempts counted so far; one that was handed back unharmed does not count.
 
@@ -76,4 +70,32 @@ def changes(event: Event, now: Any) -> dict[str, Any]:
     state = target(event)
     if state in TERMINAL:
         return {"state": state, "finished_at": now, "lease_token": None}
-    return {"state": state, "started_at": None, "worker": None, "lease_token": None}
+    cleared = ("finished_at", "started_at", "worker", "lease_token")
+    return {"state": state, **dict.fromkeys(cleared)}
+
+
+def noted(outcome: Outcome, now: float) -> dict[str, Any]:
+    """The fields that tell how an attempt went, beside those of `changes`."""
+    if outcome.event is Event.RELEASE:
+        return {}
+    delayed = outcome.event is Event.REQUEUE and outcome.delay
+    return {
+        "error": outcome.error,
+        "suspect": outcome.suspect,
+        "run_after": now + outcome.delay if delayed else None,
+    }
+
+
+def replayed(job: Job, draft: NewJob, now: float) -> Job:
+    """The job that a failed or dead one becomes when it is queued again as the draft has it."""
+    anew = committed(draft, now)
+    return replace(
+        job,
+        request=draft.request,
+        fingerprint=draft.fingerprint,
+        max_attempts=job.attempt + draft.max_attempts,
+        due_at=anew.due_at,
+        expires_at=anew.expires_at,
+        run_after=None,
+        **changes(Event.REPLAY, now),
+    )

@@ -55,15 +55,17 @@ def new_bulk(**fields: Any) -> Bulk:
     return Bulk(**{"id": new_id(), "state": state, "submitted_at": 0.0} | values | fields)
 
 
-def claim(store: Store, limit: int = 1, *, lease_seconds: float = 60.0) -> list[Job]:
-    return store.claim("m", limit, worker="w1", lease_seconds=lease_seconds)
+def claim(
+    store: Store, limit: int = 1, *, lease_seconds: float = 60.0, suspects: bool = False
+) -> list[Job]:
+    return store.claim("m", limit, worker="w1", lease_seconds=lease_seconds, suspects=suspects)
 
 
 def outcome(job: Job, event: Event, **fields: Any) -> Outcome:
     """How an attempt ended, with the result or the error that such an end has."""
     if event is Event.SUCCEED:
         fields = {"result": RESULT} | fields
-    if event in (Event.FAIL, Event.REQUEUE):
+    if event in (Event.FAIL, Event.REQUEUE, Event.BURY):
         fields = {"error": ERROR} | fields
     return Outcome(lease=job.lease, event=event, **fields)
 

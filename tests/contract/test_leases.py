@@ -106,9 +106,9 @@ def test_a_requeued_job_runs_again_and_its_attempt_counts(store: Store) -> None:
     assert (again.id, again.attempt) == (job.id, 2)
 
 
-def test_a_requeue_without_attempts_left_buries_the_job(store: Store) -> None:
+def test_a_buried_job_is_dead_and_keeps_the_error(store: Store) -> None:
     job = running(store, max_attempts=1)
-    assert states_after(store, [outcome(job, Event.REQUEUE)]) == {job.id: State.DEAD}
+    assert states_after(store, [outcome(job, Event.BURY)]) == {job.id: State.DEAD}
     assert stored(store, job).error == ERROR
     assert claim(store) == []
 
@@ -141,7 +141,7 @@ def test_a_finished_job_cannot_be_finished_again(store: Store) -> None:
     job = running(store)
     finish(store, [job], Event.SUCCEED)
     before = stored(store, job)
-    for event in (Event.SUCCEED, Event.FAIL, Event.REQUEUE, Event.RELEASE):
+    for event in (Event.SUCCEED, Event.FAIL, Event.REQUEUE, Event.RELEASE, Event.BURY):
         assert store.finish([outcome(job, event)]) == {}
     assert stored(store, job) == before
 
@@ -157,7 +157,7 @@ def test_a_lost_lease_cannot_finish(store: Store) -> None:
     lost = running(store, lease_seconds=0.01)
     eventually(store.requeue_lapsed)
     assert store.finish([outcome(lost, Event.SUCCEED)]) == {}
-    (again,) = claim(store)
+    (again,) = claim(store, suspects=True)
     assert store.finish([outcome(lost, Event.SUCCEED)]) == {}
     assert states_after(store, [outcome(again, Event.FAIL)]) == {again.id: State.FAILED}
 
@@ -216,7 +216,8 @@ def test_a_lapsed_lease_is_queued_again_while_attempts_are_left(store: Store) ->
     assert eventually(store.requeue_lapsed) == {job.id: State.QUEUED}
     waiting = stored(store, job)
     assert (waiting.started_at, waiting.worker, waiting.attempt) == (None, None, 1)
-    (again,) = claim(store, lease_seconds=0.01)
+    assert (waiting.error, waiting.suspect) == (LAPSED, True)
+    (again,) = claim(store, lease_seconds=0.01, suspects=True)
     assert again.attempt == 2
     assert eventually(store.requeue_lapsed) == {job.id: State.DEAD}
     dead = stored(store, job)
@@ -312,7 +313,7 @@ def end_in(store: Store, state: State) -> Job:
         ends = {
             State.SUCCEEDED: Event.SUCCEED,
             State.FAILED: Event.FAIL,
-            State.DEAD: Event.REQUEUE,
+            State.DEAD: Event.BURY,
         }
         finish(store, [job], ends[state])
     return job
@@ -328,7 +329,7 @@ def test_a_terminal_state_never_changes(store: Store, state: State) -> None:
         store.finish([replace(outcome(replace(job, lease_token="x"), event), lease=lease)])
     store.heartbeat([lease], lease_seconds=-1.0)
     store.cancel(job.id)
-    assert claim(store, 10) == []
+    assert claim(store, 10) == claim(store, 10, suspects=True) == []
     assert store.requeue_lapsed() == {}
     assert store.expire_overdue() == []
     assert stored(store, job) == ended

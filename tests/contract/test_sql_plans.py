@@ -55,6 +55,7 @@ def fill(store: Store, database: Database) -> Bulk:
 
 CALLS: list[tuple[str, Callable[[Store, str], object]]] = [
     ("ix_jobs_queue", lambda store, _: store.claim("m", 8, worker="w", lease_seconds=9.0)),
+    ("ix_jobs_queue", lambda store, _: claim(store, suspects=True)),
     ("ix_jobs_queue", lambda store, _: store.backlog(["m", "n"], 256)),
     ("ix_jobs_leases", lambda store, _: store.requeue_lapsed()),
     ("ix_jobs_expiry", lambda store, _: store.expire_overdue()),

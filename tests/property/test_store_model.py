@@ -73,7 +73,9 @@ def drafts(draw: st.DrawFn) -> dict[str, Any]:
 def shown(answer: Any) -> Any:
     """An answer without what each store chooses by itself: times and lease tokens."""
     if isinstance(answer, Job):
-        times = dict.fromkeys(("expires_at", "started_at", "finished_at", "lease_token"))
+        times = dict.fromkeys(
+            ("expires_at", "run_after", "started_at", "finished_at", "lease_token")
+        )
         given = {name for name in times if getattr(answer, name) is not None}
         return replace(answer, submitted_at=0.0, due_at=0.0, **times), given
     if isinstance(answer, Bulk):
@@ -165,10 +167,17 @@ class TwoStores(RuleBasedStateMachine):
         bulk_id = self.bulk_ids[which % len(self.bulk_ids)]
         self.both(lambda store, _: store.cancel_bulk(bulk_id, to), each=sorted)
 
-    @rule(model=st.sampled_from(MODELS), limit=st.integers(1, 5), lease_seconds=SPANS)
-    def claim(self, model: str, limit: int, lease_seconds: float) -> None:
+    @rule(
+        model=st.sampled_from(MODELS),
+        limit=st.integers(1, 5),
+        lease_seconds=SPANS,
+        suspects=st.booleans(),
+    )
+    def claim(self, model: str, limit: int, lease_seconds: float, suspects: bool) -> None:
         mine, theirs = self.both(
-            lambda store, _: store.claim(model, limit, worker="w", lease_seconds=lease_seconds)
+            lambda store, _: store.claim(
+                model, limit, worker="w", lease_seconds=lease_seconds, suspects=suspects
+            )
         )
         self.claimed += zip(mine, theirs, strict=True)
 
@@ -177,20 +186,26 @@ class TwoStores(RuleBasedStateMachine):
         ends=st.lists(
             st.tuples(
                 NUMBERS,
-                st.sampled_from([Event.SUCCEED, Event.FAIL, Event.REQUEUE, Event.RELEASE]),
+                st.sampled_from(
+                    [Event.SUCCEED, Event.FAIL, Event.REQUEUE, Event.RELEASE, Event.BURY]
+                ),
             ),
             max_size=6,
-        )
+        ),
+        delay=st.sampled_from([0.0, 1000.0]),
+        suspect=st.booleans(),
     )
-    def finish(self, ends: list[tuple[int, Event]]) -> None:
+    def finish(self, ends: list[tuple[int, Event]], delay: float, suspect: bool) -> None:
         def outcomes(which: int) -> list[Outcome]:
             return [
                 Outcome(
                     lease=self.claimed[-1 - number % len(self.claimed)][which].lease,
                     event=event,
                     result=RESULT if event is Event.SUCCEED else None,
-                    error=ERROR if event in (Event.FAIL, Event.REQUEUE) else None,
+                    error=ERROR if event in (Event.FAIL, Event.REQUEUE, Event.BURY) else None,
                     fingerprint="f",
+                    delay=delay,
+                    suspect=suspect and event is not Event.SUCCEED,
                 )
                 for number, event in ends
             ]
@@ -214,6 +229,19 @@ class TwoStores(RuleBasedStateMachine):
     def cancel(self, number: int) -> None:
         job_id = self.ids[-1 - number % len(self.ids)]
         self.both(lambda store, _: store.cancel(job_id))
+
+    @precondition(lambda self: self.ids)
+    @rule(number=NUMBERS, fields=drafts())
+    def replay(self, number: int, fields: dict[str, Any]) -> None:
+        job_id = self.ids[-1 - number % len(self.ids)]
+        draft = NewJob(id=job_id, **fields | {"ended": None})
+        self.both(lambda store, _: store.replay(draft))
+
+    @precondition(lambda self: self.bulk_ids)
+    @rule(which=NUMBERS)
+    def replay_bulk(self, which: int) -> None:
+        bulk_id = self.bulk_ids[which % len(self.bulk_ids)]
+        self.both(lambda store, _: store.replay_bulk(bulk_id, attempts=2, slack_seconds=[5.0] * 10))
 
     @rule()
     def requeue_lapsed(self) -> None:
