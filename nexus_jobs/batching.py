@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,14 +19,22 @@ class Snapshot:
     expected: int
     since: float | None
     next_poll: float
+    next_search: float = float("inf")
+    """When to look for a suspect."""
+    alone: bool = False
+    """A suspect is running, or waits for the batch to be empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How many jobs to claim now (0: none), and when to look again if nothing happens before."""
+    """How many jobs to claim now (0: none), and when to look again if nothing happens before.
+
+    `suspects`: the claim is for a job that must run alone.
+    """
 
     claim: int
     wake_at: float
+    suspects: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +42,8 @@ class BatchPolicy:
     """Bounds of a batch.
 
     An idle worker starts when `slots` jobs are expected or the first has waited `max_wait`
-    seconds. A batch that runs lets jobs join at any step with a free slot, without waiting.
+    seconds. A batch that runs lets jobs join at any step with a free slot, without waiting, but
+    for a suspect: that one runs when all others have left, and nobody joins it.
     """
 
     slots: int
@@ -42,12 +52,17 @@ class BatchPolicy:
 
     def decide(self, now: float, seen: Snapshot) -> Decision:
         """Whether to claim now. Without having been told of a job, only when a poll is due."""
+        if seen.alone:
+            return Decision(0, float("inf"))
+        if now >= seen.next_search:
+            return Decision(1, now, suspects=True)
         free = self.slots - seen.held
         if free <= 0:
-            return Decision(0, float("inf"))
+            return Decision(0, seen.next_search)
         start_at = seen.next_poll if seen.since is None else seen.since + self.max_wait
         told = seen.since is not None and (seen.held > 0 or seen.expected >= self.slots)
-        return Decision(free if told or now >= start_at else 0, start_at)
+        claim = free if told or now >= start_at else 0
+        return Decision(claim, min(start_at, seen.next_search))
 
     def joining(self, prompt_lengths: Iterable[int]) -> int:
         """How many of the waiting prompts, in order, join at this step.
@@ -62,3 +77,31 @@ class BatchPolicy:
                 break
             count += 1
         return count
+
+
+class RowLimit:
+    """How many rows fit into memory, by experience: halved when a batch did not fit, and one more
+    each time that a batch as large as it may be has made `TRIAL_STEPS` steps.
+    """
+
+    TRIAL_STEPS: Final = 1000
+
+    def __init__(self, slots: int) -> None:
+        self._slots = self.rows = slots
+        self._steps = 0
+
+    def exceeded_by(self, rows: int) -> None:
+        """So many rows did not fit."""
+        self.rows = max(1, min(self.rows, rows // 2))
+        self._steps = 0
+
+    def stepped(self, rows: int) -> None:
+        """So many rows did fit."""
+        if rows >= self.rows < self._slots:
+            self._steps += 1
+            if self._steps >= self.TRIAL_STEPS:
+                self.rows, self._steps = self.rows + 1, 0
+
+    def bound(self, policy: BatchPolicy) -> BatchPolicy:
+        """The policy, with no more slots than that."""
+        return policy if policy.slots <= self.rows else replace(policy, slots=self.rows)

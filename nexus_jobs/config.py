@@ -69,6 +69,11 @@ class JobSettings(_Section):
     slack_seconds: tuple[float, ...] = (0, 5, 15, 30, 60, 120, 300, 600, 900, 1800)
     """For each priority 0 to 9: the seconds within which a job should start."""
     lease_seconds: float = Field(15.0, gt=0)
+    retry_seconds: float = Field(1.0, ge=0)
+    """Rest before the second attempt; doubled before each further one."""
+    longest_retry_seconds: float = Field(60.0, ge=0)
+    longest_run_seconds: float = Field(3600.0, gt=0)
+    """A job that runs longer than this fails."""
 
     @field_validator("slack_seconds")
     @classmethod
@@ -83,6 +88,8 @@ class WorkerSettings(_Section):
     """How long running rows may go on after SIGTERM before they are handed back."""
     poll_seconds: float = Field(1.0, gt=0)
     """How often a worker with free slots looks for jobs without having had a ticket."""
+    stuck_seconds: float = Field(60.0, gt=0)
+    """A batch that makes no step for so long gives up its jobs; a lease later the worker ends."""
     threads: int = Field(0, ge=0)
     """CPU threads an engine may use; 0 is all cores that this process may run on."""
 
@@ -125,11 +132,18 @@ class Preprocessing(_Section):
 
 
 class SimulatedTimes(_Section):
-    """Milliseconds the simulated engine takes: per prompt token, per step, per step and row."""
+    """Milliseconds the simulated engine takes: per prompt token, per step, per step and row; and
+    what goes wrong with it."""
 
     prefill_ms: float = Field(0.0, ge=0)
     step_ms: float = Field(0.0, ge=0)
     step_ms_per_row: float = Field(0.0, ge=0)
+    memory_rows: int | None = Field(None, ge=1)
+    """A batch of more rows runs out of memory."""
+    poison: str | None = None
+    """A prompt with this word makes every step of its batch fail."""
+    deadly: str | None = None
+    """A prompt with this word kills the process that runs it."""
 
 
 EngineType = Literal["auto", "openvino", "onnx", "huggingface", "simulated", "upstream"]

@@ -73,6 +73,18 @@ class EngineError(NexusError):
     code = "engine_error"
 
 
+class OutOfMemory(EngineError):
+    """The batch did not fit into the memory of its device."""
+
+    code = "out_of_memory"
+
+
+class RanTooLong(NexusError):
+    """An attempt took longer than any attempt may."""
+
+    code = "ran_too_long"
+
+
 class ModelUnavailable(NexusError):
     """The model's files are missing, damaged, or need a package that is not installed."""
 

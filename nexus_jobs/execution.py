@@ -13,7 +13,6 @@ from nexus_jobs.job import (
     Event,
     FinishReason,
     Job,
-    JobError,
     Outcome,
     Result,
     SamplingParams,
@@ -42,7 +41,7 @@ class Row:
         self.finish_reason: FinishReason | None = None
         self._tokenizer = tokenizer
         self._tokens: list[int] = []
-        self._joined_at = self._first_token_at = self._ended_at = 0.0
+        self.joined_at = self._first_token_at = self._ended_at = 0.0
 
     @property
     def id(self) -> str:
@@ -55,7 +54,7 @@ class Row:
 
     def join(self, now: float) -> None:
         """Note when the row entered the batch."""
-        self._joined_at = self._first_token_at = self._ended_at = now
+        self.joined_at = self._first_token_at = self._ended_at = now
 
     def advance(self, progress: Progress, now: float) -> bool:
         """Take in what a step produced; whether the row is done.
@@ -71,12 +70,11 @@ class Row:
             self.finish_reason = FinishReason.STOP
         return self.finish_reason is not None
 
-    def outcome(self, event: Event, error: JobError | None = None) -> Outcome:
-        """How this attempt ended, with the text if it succeeded."""
+    def outcome(self, event: Event) -> Outcome:
+        """How this attempt ended that met no error, with the text if it succeeded."""
         return Outcome(
             lease=self.job.lease,
             event=event,
-            error=error,
             result=self._result() if event is Event.SUCCEED else None,
             fingerprint=self.job.fingerprint,
         )
@@ -90,7 +88,7 @@ class Row:
             finish_reason=FinishReason.STOP if stopped else self.finish_reason or FinishReason.STOP,
             prompt_tokens=self.prompt_length,
             completion_tokens=len(self._tokens),
-            prefill_ms=1000 * (self._first_token_at - self._joined_at),
+            prefill_ms=1000 * (self._first_token_at - self.joined_at),
             decode_ms=1000 * (self._ended_at - self._first_token_at),
         )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from nexus_jobs.adaptive import AdaptiveBatching
 from nexus_jobs.batching import BatchPolicy
 from nexus_jobs.execution import Row
-from nexus_jobs.job import Event, Job, Lease
+from nexus_jobs.job import Job, Lease
 from nexus_jobs.ports import Clock, Engine, Progress, TokenSequence
 
 
@@ -86,12 +86,12 @@ class Adaptation:
                     self._awaited[job.lease] = now
                     self._controller.claimed(_queued(job))
 
-    def left(self, row: Row, event: Event) -> None:
+    def left(self, row: Row, *, succeeded: bool) -> None:
         """The row is no longer in the batch; what it was like counts if it succeeded."""
         tokens = self.engine.tokens(row.id)
         with self._lock:
             claimed_at = self._awaited.get(row.job.lease)
-            if claimed_at is not None and event is Event.SUCCEED:
+            if claimed_at is not None and succeeded:
                 now = self._clock()
                 self._controller.served(
                     now, queued=_queued(row.job), ran=now - claimed_at, tokens=tokens

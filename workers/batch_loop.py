@@ -5,19 +5,23 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 
 import structlog
 
 from nexus_jobs import telemetry
-from nexus_jobs.errors import EngineError
+from nexus_jobs.batching import RowLimit
+from nexus_jobs.errors import EngineError, OutOfMemory, RanTooLong
 from nexus_jobs.execution import Row
-from nexus_jobs.job import Event, JobError, Lease
+from nexus_jobs.job import Event, Lease
 from nexus_jobs.ports import Clock, Engine
 from workers.feeder import Feeder
 
 log = structlog.get_logger(__name__)
 
-Leave = Callable[[Row, Event, JobError | None], None]
+End = Event | Exception
+"""How an attempt ends: SUCCEED, RELEASE, or the error that it met."""
+Leave = Callable[[Row, End], None]
 
 
 class BatchLoop:
@@ -36,17 +40,22 @@ class BatchLoop:
         feeder: Feeder,
         wanted: Callable[[Lease], bool],
         leave: Leave,
+        limit: RowLimit,
+        longest_run: float,
         clock: Clock = time.monotonic,
     ) -> None:
         self._engine = engine
         self._feeder = feeder
         self._wanted = wanted
         self._leave = leave
+        self._limit = limit
+        self._longest_run = longest_run
         self._clock = clock
         self._rows: dict[str, Row] = {}
         self._lock = threading.Lock()
         self._to_evict: set[Lease] = set()
         self._deadline = float("inf")
+        self._progressed_at = clock()
         self._step_seconds = telemetry.step_seconds.labels(model)
         self._batch_rows = telemetry.batch_rows.labels(model)
 
@@ -55,10 +64,17 @@ class BatchLoop:
         """Rows in the batch now."""
         return len(self._rows)
 
+    @property
+    def stuck_for(self) -> float:
+        """Seconds since the batch last got on; 0 if there is nothing to do."""
+        return self._clock() - self._progressed_at if self._rows else 0.0
+
     def run(self) -> None:
         """Join, step, leave, until drained."""
         while self._rows or self._feeder.wait():
+            self._progressed_at = now = self._clock()
             self._evict()
+            self._end_long_runs(now)
             self._join()
             if self._rows:
                 self._step()
@@ -88,7 +104,7 @@ class BatchLoop:
         try:
             self._engine.admit([row.sequence for row in joining])
         except EngineError as error:
-            self._fail(joining, error)
+            self._fail(joining, error, tried=len(self._rows))
 
     def _step(self) -> None:
         self._batch_rows.observe(len(self._rows))
@@ -96,8 +112,9 @@ class BatchLoop:
         try:
             steps = self._engine.step()
         except EngineError as error:
-            self._fail(list(self._rows.values()), error)
+            self._fail(list(self._rows.values()), error, tried=len(self._rows))
             return
+        self._limit.stepped(len(self._rows))
         now = self._clock()
         self._step_seconds.observe(now - started)
         done = []
@@ -118,14 +135,31 @@ class BatchLoop:
         # The store knows that they ended, so this outcome will find no lease and change nothing.
         self._let_go(rows, Event.RELEASE)
 
-    def _fail(self, rows: Sequence[Row], error: EngineError) -> None:
-        log.error("engine.failed", rows=len(rows), reason=str(error))
-        self._let_go(rows, Event.REQUEUE, JobError(error.code, str(error)))
+    def _end_long_runs(self, now: float) -> None:
+        """End the rows that run longer than any may; those that joined first stand first."""
+        since = now - self._longest_run
+        rows = list(takewhile(lambda row: row.joined_at < since, self._rows.values()))
+        for row in rows:
+            self._engine.evict(row.id)
+        self._let_go(rows, RanTooLong(f"an attempt may take {self._longest_run:g} s"))
 
-    def _let_go(self, rows: Iterable[Row], event: Event, error: JobError | None = None) -> None:
+    def _fail(self, rows: Sequence[Row], error: EngineError, *, tried: int) -> None:
+        """What is left of a lost batch runs again; if `tried` rows were too many, in a smaller one.
+
+        Nobody is to blame for the size of a batch, so that then no attempt counts.
+        """
+        if isinstance(error, OutOfMemory) and tried > 1:
+            self._limit.exceeded_by(tried)
+            log.warning("batch.halved", rows=tried, limit=self._limit.rows, reason=str(error))
+            self._let_go(rows, Event.RELEASE)
+        else:
+            log.error("engine.failed", rows=len(rows), reason=str(error))
+            self._let_go(rows, error)
+
+    def _let_go(self, rows: Iterable[Row], end: End) -> None:
         leaving = list(rows)
         for row in leaving:
             del self._rows[row.id]
-            self._leave(row, event, error)
+            self._leave(row, end)
         if leaving:
             self._feeder.free(len(leaving))

@@ -25,6 +25,10 @@ HEARTBEATS_PER_LEASE = 3
 """Two heartbeats may fail before a lease lapses."""
 
 
+class BatchStuck(Exception):
+    """An engine does not come back from a step."""
+
+
 class Device:
     """Starts a runner for each model and keeps their leases alive."""
 
@@ -54,8 +58,7 @@ class Device:
                 store=store,
                 settlement=settlement,
                 build_engine=build_engine,
-                lease_seconds=settings.jobs.lease_seconds,
-                poll_seconds=settings.worker.poll_seconds,
+                settings=settings,
                 waiting_tickets=waiting_tickets,
             )
             for model in models
@@ -104,6 +107,15 @@ class Device:
             self._stopped.wait(interval)
 
     def _extend_leases(self) -> None:
+        """Keep the jobs that are here, but for those of a batch that is stuck.
+
+        Raises:
+            BatchStuck: others have those jobs by now, and this process is of no more use.
+        """
+        patience = self._settings.worker.stuck_seconds + self._settings.jobs.lease_seconds
+        for model, runner in self._runners.items():
+            if runner.stuck_for > patience:
+                raise BatchStuck(f"model {model!r} has made no step for {patience:g} s")
         leases = [lease for runner in self._runners.values() for lease in runner.leases()]
         if not leases:
             return

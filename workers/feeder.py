@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import structlog
 
-from nexus_jobs.batching import BatchPolicy, Snapshot
+from nexus_jobs.batching import BatchPolicy, Decision, Snapshot
 from nexus_jobs.errors import StoreUnavailable
 from nexus_jobs.execution import Row
 from nexus_jobs.job import Job
@@ -22,18 +23,29 @@ and the batch is not woken for each.
 """
 
 
+class Claim(Protocol):
+    """Takes up to `limit` jobs under leases, either suspects or others.
+
+    Raises:
+        StoreUnavailable: none was taken.
+    """
+
+    def __call__(self, limit: int, *, suspects: bool = False) -> Sequence[Job]: ...
+
+
 class Feeder:
     """Turns tickets into rows that are ready to join.
 
     Tickets `credit` it, its own thread runs `run`, the batch loop takes rows and gives back
-    slots. One condition guards all of it. `policy` gives the bounds that hold at the moment.
+    slots. One condition guards all of it. `policy` gives the bounds that hold at the moment. A
+    suspect waits beside the others until the batch is empty.
     """
 
     def __init__(
         self,
         *,
         policy: Callable[[], BatchPolicy],
-        claim: Callable[[int], Sequence[Job]],
+        claim: Claim,
         prepare: Callable[[Job], Row | None],
         poll_seconds: float,
         clock: Clock,
@@ -48,7 +60,9 @@ class Feeder:
         self._held = 0
         self._announced = self._answered = 0
         self._since: float | None = None
-        self._next_poll = 0.0
+        self._next_poll = self._next_search = 0.0
+        self._alone = False
+        self._suspect: Row | None = None
         self._stopping = False
 
     def credit(self, count: int, *, at_most: float | None) -> None:
@@ -67,9 +81,12 @@ class Feeder:
 
     def run(self) -> None:
         """Claim whenever the policy says so, until `stop`."""
-        while limit := self._await_decision():
+        while (decision := self._await_decision()).claim:
             try:
-                self._feed(limit)
+                if decision.suspects:
+                    self._search()
+                else:
+                    self._feed(decision.claim)
             except StoreUnavailable as error:
                 log.warning("claim.failed", reason=str(error))
                 self._pause()
@@ -77,14 +94,17 @@ class Feeder:
     def wait(self) -> bool:
         """Wait until rows are ready; False once it is stopped."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stopping or self._ready)
+            self._changed.wait_for(lambda: self._stopping or self._ready or self._suspects_turn())
             return not self._stopping
 
     def take(self) -> list[Row]:
         """The rows that join at this step; does not block, and gives none once it is stopped."""
-        if not self._ready or self._stopping:
+        if not (self._ready or self._suspect) or self._stopping:
             return []
         with self._changed:
+            if self._suspects_turn():
+                row, self._suspect = self._suspect, None
+                return [row] if row else []
             count = self._policy().joining(row.prompt_length for row in self._ready)
             return [self._ready.popleft() for _ in range(count)]
 
@@ -92,6 +112,8 @@ class Feeder:
         """Give back the slots of rows that have left the batch."""
         with self._changed:
             self._held -= slots
+            if not self._held:
+                self._alone_no_more()
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -102,17 +124,17 @@ class Feeder:
 
     def leftovers(self) -> list[Row]:
         """The rows that never joined; to be asked for when `run` has ended."""
-        return list(self._ready)
+        return [*self._ready, *([self._suspect] if self._suspect else [])]
 
-    def _await_decision(self) -> int:
+    def _await_decision(self) -> Decision:
         with self._changed:
             while not self._stopping:
                 now = self._clock()
                 decision = self._policy().decide(now, self._snapshot())
                 if decision.claim:
-                    return decision.claim
+                    return decision
                 self._changed.wait(min(decision.wake_at - now, threading.TIMEOUT_MAX))
-            return 0
+            return Decision(0, 0.0)
 
     def _snapshot(self) -> Snapshot:
         return Snapshot(
@@ -120,7 +142,33 @@ class Feeder:
             expected=self._announced - self._answered,
             since=self._since,
             next_poll=self._next_poll,
+            next_search=self._next_search,
+            alone=self._alone,
         )
+
+    def _search(self) -> None:
+        """Take on a suspect if there is one; from then on nobody else joins."""
+        jobs = self._claim(1, suspects=True)
+        with self._changed:
+            self._next_search = self._clock() + self._poll_seconds
+            self._held += len(jobs)
+            self._alone = bool(jobs)
+        for job in jobs:
+            row = self._prepare(job)
+            with self._changed:
+                self._suspect = row
+                if row is None:
+                    self._held -= 1
+                    self._alone_no_more()
+                self._changed.notify_all()
+
+    def _suspects_turn(self) -> bool:
+        return self._suspect is not None and self._held == 1
+
+    def _alone_no_more(self) -> None:
+        """Look for the next suspect at once, before the batch fills again."""
+        if self._alone:
+            self._alone, self._next_search = False, 0.0
 
     def _feed(self, limit: int) -> None:
         announced = self._announced

@@ -11,7 +11,7 @@ import structlog
 from nexus_jobs.errors import StoreUnavailable
 from nexus_jobs.execution import Settlement
 from nexus_jobs.groups import Groups
-from nexus_jobs.job import Event, Job, JobError, Outcome
+from nexus_jobs.job import Job, Outcome
 
 log = structlog.get_logger(__name__)
 
@@ -29,8 +29,14 @@ class Finished:
 class Finisher:
     """A queue of finished attempts; all that arrived during one commit share the next."""
 
-    def __init__(self, settlement: Settlement, settled: Callable[[Sequence[Job]], None]) -> None:
+    def __init__(
+        self,
+        settlement: Settlement,
+        settled: Callable[[Sequence[Job]], None],
+        failed: Callable[[Job, Exception], Outcome],
+    ) -> None:
         self._settlement = settlement
+        self._failed = failed
         self._settled = settled
         self._groups = Groups("finisher", self._commit)
         self._give_up_at = float("inf")
@@ -53,7 +59,7 @@ class Finisher:
 
     def _commit(self, group: Sequence[Finished]) -> None:
         jobs = [finished.job for finished in group]
-        outcomes = [_outcome(finished) for finished in group]
+        outcomes = [self._outcome(finished) for finished in group]
         while True:
             try:
                 self._settlement.settle(jobs, outcomes)
@@ -65,12 +71,10 @@ class Finisher:
                 time.sleep(RETRY_SECONDS)
         self._settled(jobs)
 
-
-def _outcome(finished: Finished) -> Outcome:
-    """The outcome; if it cannot be made, that is this attempt's affair alone."""
-    try:
-        return finished.outcome()
-    except Exception as error:  # a decoder may raise anything
-        log.exception("outcome.failed", job=finished.job.id)
-        failure = JobError("internal_error", type(error).__name__)
-        return Outcome(lease=finished.job.lease, event=Event.REQUEUE, error=failure)
+    def _outcome(self, finished: Finished) -> Outcome:
+        """The outcome; if it cannot be made, that is this attempt's affair alone."""
+        try:
+            return finished.outcome()
+        except Exception as error:  # a decoder may raise anything
+            log.exception("outcome.failed", job=finished.job.id)
+            return self._failed(finished.job, error)

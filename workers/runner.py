@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,15 +12,16 @@ from functools import partial
 import structlog
 
 from nexus_jobs.adaptive import AdaptiveBatching
-from nexus_jobs.batching import BatchPolicy
-from nexus_jobs.config import ModelConfig
+from nexus_jobs.batching import BatchPolicy, RowLimit
+from nexus_jobs.config import ModelConfig, Settings
 from nexus_jobs.errors import ConfigError, EngineError, InvalidRequest, ModelUnavailable
 from nexus_jobs.execution import Row, Settlement, prepare, warm_up
 from nexus_jobs.fleet import ModelState, ServedModel
-from nexus_jobs.job import Event, Job, JobError, Lease, Outcome
+from nexus_jobs.job import Event, Job, Lease, Outcome
 from nexus_jobs.ports import Engine, JobStore
+from nexus_jobs.retry import RetryPolicy
 from workers.adaptation import Adaptation
-from workers.batch_loop import BatchLoop
+from workers.batch_loop import BatchLoop, End
 from workers.feeder import Feeder
 from workers.finisher import Finished, Finisher
 from workers.threads import vital_thread
@@ -28,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 RELOAD_SECONDS = 15.0
 """How long to wait before loading is tried again after it failed."""
+MOST_UNCOMMITTED = 1000
+"""Jobs that may be here beyond the slots: results that wait for a database that is away."""
 
 
 class ModelRunner:
@@ -45,16 +49,17 @@ class ModelRunner:
         store: JobStore,
         settlement: Settlement,
         build_engine: Callable[[ModelConfig], Engine],
-        lease_seconds: float,
-        poll_seconds: float,
+        settings: Settings,
         waiting_tickets: int,
     ) -> None:
         self.model = model
         self._worker = worker
         self._store = store
         self._build_engine = build_engine
-        self._lease_seconds = lease_seconds
-        self._poll_seconds = poll_seconds
+        self._settings = settings
+        self._retry = RetryPolicy(
+            first=settings.jobs.retry_seconds, longest=settings.jobs.longest_retry_seconds
+        )
         self._tickets = threading.BoundedSemaphore(waiting_tickets)
         self._lock = threading.Lock()
         self._leases: set[Lease] = set()
@@ -64,7 +69,7 @@ class ModelRunner:
         self._feeder: Feeder | None = None
         self._loop: BatchLoop | None = None
         self._adaptation: Adaptation | None = None
-        self._finisher = Finisher(settlement, self._settled)
+        self._finisher = Finisher(settlement, self._settled, self._failed)
         self._main = vital_thread(f"batch {model.name}", self._run)
 
     def start(self) -> None:
@@ -78,7 +83,7 @@ class ModelRunner:
         so that another model's tickets find a free thread. No job depends on them.
         """
         may_stay = self._tickets.acquire(blocking=False)
-        at_most = None if may_stay else self._poll_seconds
+        at_most = None if may_stay else self._settings.worker.poll_seconds
         try:
             self._loaded.wait(at_most)
             if self._feeder is not None:
@@ -87,8 +92,18 @@ class ModelRunner:
             if may_stay:
                 self._tickets.release()
 
+    @property
+    def stuck_for(self) -> float:
+        """Seconds since the batch last got on; 0 if it has nothing to do."""
+        return self._loop.stuck_for if self._loop is not None else 0.0
+
     def leases(self) -> list[Lease]:
-        """The leases of all jobs that are here and wanted, from claim to commit."""
+        """The leases of all jobs that are here and wanted, from claim to commit.
+
+        None while the batch is stuck, so that they lapse.
+        """
+        if self._stuck:
+            return []
         with self._lock:
             return list(self._leases)
 
@@ -118,6 +133,10 @@ class ModelRunner:
     def join(self) -> None:
         """Wait until all rows are committed or handed back; call `drain` first."""
         self._main.join()
+
+    @property
+    def _stuck(self) -> bool:
+        return self.stuck_for > self._settings.worker.stuck_seconds
 
     def _run(self) -> None:
         engine = self._load()
@@ -156,7 +175,7 @@ class ModelRunner:
         loop.run()
         threads[0].join()
         for row in feeder.leftovers():
-            self._leave(row, Event.RELEASE, None)
+            self._leave(row, Event.RELEASE)
         self._finisher.stop(give_up_at=self._deadline)
         threads[1].join()
 
@@ -169,11 +188,13 @@ class ModelRunner:
         if self.model.target_latency_ms is not None:
             controller = AdaptiveBatching(bounds, self.model.target_latency_ms / 1000)
             self._adaptation = Adaptation(controller, engine, time.monotonic)
+        wish = self._adaptation.policy if self._adaptation else lambda: bounds
+        limit = RowLimit(bounds.slots)
         feeder = Feeder(
-            policy=self._adaptation.policy if self._adaptation else lambda: bounds,
+            policy=lambda: limit.bound(wish()),
             claim=self._claim,
             prepare=partial(self._prepare, engine),
-            poll_seconds=self._poll_seconds,
+            poll_seconds=self._settings.worker.poll_seconds,
             clock=time.monotonic,
         )
         loop = BatchLoop(
@@ -182,6 +203,8 @@ class ModelRunner:
             feeder=feeder,
             wanted=lambda lease: lease in self._leases,
             leave=self._leave,
+            limit=limit,
+            longest_run=self._settings.jobs.longest_run_seconds,
         )
         with self._lock:
             self._feeder, self._loop = feeder, loop
@@ -192,9 +215,16 @@ class ModelRunner:
         log.info("model.ready", model=self.model.name, engine=engine.name)
         return feeder, loop
 
-    def _claim(self, limit: int) -> Sequence[Job]:
+    def _claim(self, limit: int, *, suspects: bool = False) -> Sequence[Job]:
+        room = self._state.slots + MOST_UNCOMMITTED - len(self._leases)
+        if room <= 0 or self._stuck:
+            return []
         jobs = self._store.claim(
-            self.model.name, limit, worker=self._worker, lease_seconds=self._lease_seconds
+            self.model.name,
+            min(limit, room),
+            worker=self._worker,
+            lease_seconds=self._settings.jobs.lease_seconds,
+            suspects=suspects,
         )
         with self._lock:
             self._leases.update(job.lease for job in jobs)
@@ -205,19 +235,23 @@ class ModelRunner:
     def _prepare(self, engine: Engine, job: Job) -> Row | None:
         try:
             return prepare(job, self.model, engine)
-        except InvalidRequest as error:
-            event, failure = Event.FAIL, JobError(error.code, str(error))
         except Exception as error:  # whatever a tokenizer stumbles over is this job's affair alone
-            log.exception("prepare.failed", job=job.id)
-            event, failure = Event.REQUEUE, JobError("internal_error", type(error).__name__)
-        outcome = Outcome(lease=job.lease, event=event, error=failure)
-        self._finisher.put(Finished(job, lambda: outcome))
-        return None
+            if not isinstance(error, InvalidRequest):
+                log.exception("prepare.failed", job=job.id)
+            self._finisher.put(Finished(job, partial(self._failed, job, error)))
+            return None
 
-    def _leave(self, row: Row, event: Event, error: JobError | None) -> None:
+    def _leave(self, row: Row, end: End) -> None:
         if self._adaptation is not None:
-            self._adaptation.left(row, event)
-        self._finisher.put(Finished(row.job, lambda: row.outcome(event, error)))
+            self._adaptation.left(row, succeeded=end is Event.SUCCEED)
+        if isinstance(end, Event):
+            outcome = partial(row.outcome, end)
+        else:
+            outcome = partial(self._failed, row.job, end)
+        self._finisher.put(Finished(row.job, outcome))
+
+    def _failed(self, job: Job, error: Exception) -> Outcome:
+        return self._retry.outcome(job, error, random.random())  # noqa: S311 - spreads load
 
     def _settled(self, jobs: Sequence[Job]) -> None:
         with self._lock:

@@ -14,8 +14,10 @@ from tests.unit.memory_worker import Worker
 def start():
     workers = []
 
-    def started(*arguments, **keywords):
+    def started(*arguments, before=None, **keywords):
         worker = Worker(*arguments, **keywords)
+        if before:
+            before(worker)
         worker.device.start()
         workers.append(worker)
         return worker

@@ -16,10 +16,14 @@ MODEL = ModelConfig(name="simulated", type="simulated", max_batch_size=4)
 class Worker:
     """A device on memory adapters, and short ways to use it."""
 
-    def __init__(self, build=None, model=MODEL, grace_seconds=5, lease_seconds=15):
+    def __init__(self, build=None, model=MODEL, grace_seconds=5, stuck_seconds=60, **jobs):
         settings = Settings(
-            worker={"poll_seconds": 0.05, "grace_seconds": grace_seconds},
-            jobs={"lease_seconds": lease_seconds},
+            worker={
+                "poll_seconds": 0.05,
+                "grace_seconds": grace_seconds,
+                "stuck_seconds": stuck_seconds,
+            },
+            jobs={"retry_seconds": 0.01, **jobs},
         )
         self.platform = connect_memory([model], settings)
         self.store = self.platform.store

@@ -8,7 +8,7 @@ from nexus_jobs.batching import BatchPolicy
 from nexus_jobs.config import SimulatedTimes
 from nexus_jobs.errors import EngineError
 from nexus_jobs.execution import Row
-from nexus_jobs.job import Bulk, BulkState, Event, Job, Request, SamplingParams, State
+from nexus_jobs.job import Bulk, BulkState, Job, Request, SamplingParams, State
 from nexus_jobs.ports import TokenSequence
 from tests.unit.memory_worker import MODEL, slow_engine
 from workers.adaptation import Adaptation
@@ -107,7 +107,7 @@ def test_a_job_is_timed_from_its_submission_to_its_last_token(adaptation, told, 
     joined = row(adaptation, single)
     adaptation.engine.step()
     adaptation.engine.step()
-    adaptation.left(joined, Event.SUCCEED)
+    adaptation.left(joined, succeeded=True)
     assert told.told[0] == ("claimed", 0.5)
     what, now, queued, ran, tokens = told.told[-1]
     assert (what, now, queued, tokens) == ("served", time.now, 0.5, 2)
@@ -119,16 +119,15 @@ def test_rows_of_bulks_fill_and_are_not_timed(adaptation, told):
     adaptation.claimed([bulk_row, job("c")])
     assert counts(adaptation, told) == (1, 1)
     joined = row(adaptation, bulk_row)
-    adaptation.left(joined, Event.SUCCEED)
+    adaptation.left(joined, succeeded=True)
     assert counts(adaptation, told) == (1, 0)
     assert not [what for what, *_ in told.told if what == "served"]
 
 
-@pytest.mark.parametrize("event", [Event.RELEASE, Event.REQUEUE])
-def test_an_attempt_that_did_not_succeed_says_nothing_about_latency(adaptation, told, event):
+def test_an_attempt_that_did_not_succeed_says_nothing_about_latency(adaptation, told):
     single = job("a")
     adaptation.claimed([single])
-    adaptation.left(row(adaptation, single), event)
+    adaptation.left(row(adaptation, single), succeeded=False)
     assert counts(adaptation, told) == (0, 0)
     assert not [what for what, *_ in told.told if what == "served"]
 
@@ -143,7 +142,7 @@ def test_rows_that_left_do_not_count_in_later_steps(adaptation, told):
     first = row(adaptation, job("a"))
     row(adaptation, job("b"))
     adaptation.engine.evict(first.id)
-    adaptation.left(first, Event.RELEASE)
+    adaptation.left(first, succeeded=False)
     adaptation.engine.step()
     assert told.told[-1][:2] == ("stepped", 1)
 

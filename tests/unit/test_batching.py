@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_jobs.batching import BatchPolicy, Snapshot
+from nexus_jobs.batching import BatchPolicy, RowLimit, Snapshot
 
 LATER = 1e9
 
 
-def seen(*, held=0, expected=0, since=None, next_poll=LATER):
-    return Snapshot(held=held, expected=expected, since=since, next_poll=next_poll)
+def seen(*, held=0, expected=0, since=None, next_poll=LATER, **fields):
+    return Snapshot(held=held, expected=expected, since=since, next_poll=next_poll, **fields)
 
 
 def test_an_idle_worker_without_tickets_waits_for_the_next_poll():
@@ -83,3 +83,43 @@ def test_no_decision_overfills_or_forgets_a_waiting_job(
 )
 def test_prompts_join_in_order_within_the_token_budget(lengths, budget, joining):
     assert BatchPolicy(slots=8, max_join_tokens=budget).joining(lengths) == joining
+
+
+def test_a_search_for_suspects_comes_first_when_it_is_due_even_if_the_batch_is_full():
+    decision = BatchPolicy(slots=4).decide(10.0, seen(held=4, next_search=10.0))
+    assert (decision.claim, decision.suspects) == (1, True)
+    decision = BatchPolicy(slots=4).decide(10.0, seen(expected=9, since=1.0, next_search=10.5))
+    assert (decision.claim, decision.suspects) == (4, False)
+
+
+def test_a_full_worker_wakes_for_the_next_search():
+    assert BatchPolicy(slots=4).decide(10.0, seen(held=4, next_search=10.5)).wake_at == 10.5
+
+
+def test_nothing_is_claimed_beside_a_suspect():
+    busy = seen(held=1, expected=9, since=1.0, next_poll=0, next_search=0, alone=True)
+    decision = BatchPolicy(slots=4).decide(10.0, busy)
+    assert (decision.claim, decision.wake_at) == (0, float("inf"))
+
+
+def test_a_batch_that_did_not_fit_is_halved_and_grows_again_row_by_row():
+    limit, policy = RowLimit(16), BatchPolicy(slots=16)
+    assert limit.bound(policy) is policy
+    limit.exceeded_by(13)
+    assert limit.bound(policy).slots == 6
+    for _ in range(RowLimit.TRIAL_STEPS):
+        limit.stepped(5)
+    assert limit.rows == 6
+    for _ in range(RowLimit.TRIAL_STEPS):
+        limit.stepped(6)
+    assert limit.rows == 7
+
+
+@given(st.lists(st.integers(1, 64)))
+def test_there_is_always_room_for_a_row_and_never_for_more_than_the_slots(batches):
+    limit = RowLimit(16)
+    for rows in batches:
+        limit.exceeded_by(rows)
+        for _ in range(2 * RowLimit.TRIAL_STEPS):
+            limit.stepped(limit.rows)
+        assert 1 <= limit.rows <= 16

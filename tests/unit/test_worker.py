@@ -157,30 +157,6 @@ def test_an_engine_that_fails_its_warm_up_is_closed_and_the_model_not_ready(star
     assert len(closed) == 1
 
 
-class BreaksOnce:
-    """An engine whose first step fails as real ones do."""
-
-    def __init__(self, inner):
-        self.inner, self.broken = inner, False
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
-
-    def step(self):
-        if not self.broken and "warm-up" not in self.inner._rows:
-            self.broken = True
-            for row in list(self.inner._rows):
-                self.inner.evict(row)
-            raise EngineError("out of memory")
-        return self.inner.step()
-
-
-def test_a_failed_step_costs_an_attempt_and_no_job(start):
-    worker = start(lambda model: BreaksOnce(engine(model)))
-    (job,) = worker.ended(worker.add("again"))
-    assert (job.state, job.attempt) == (State.SUCCEEDED, 2)
-
-
 def test_a_model_that_cannot_be_loaded_is_reported_with_the_reason(start):
     def missing(model):
         raise ModelUnavailable("run nexus models pull")

@@ -14,9 +14,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from nexus_jobs.adapters.engines.failures import engine_error
 from nexus_jobs.adapters.packages import require
 from nexus_jobs.adapters.tokenizer import FileTokenizer
-from nexus_jobs.errors import EngineError, ModelUnavailable
+from nexus_jobs.errors import ModelUnavailable
 from nexus_jobs.job import FinishReason
 from nexus_jobs.ports import Progress, Tokenizer, TokenSequence
 
@@ -92,7 +93,7 @@ class OpenVinoEngine:
         except Exception as error:
             for handle in joined.values():
                 handle.cancel()
-            raise EngineError(f"openvino refused a request: {_reason(error)}") from error
+            raise engine_error(self.name, error, _reason(error)) from error
         self._handles.update(joined)
 
     def step(self) -> list[Progress]:
@@ -103,7 +104,7 @@ class OpenVinoEngine:
             progress = [self._read(row, handle) for row, handle in self._handles.items()]
         except Exception as error:
             self._start_anew()
-            raise EngineError(f"openvino failed in a step: {_reason(error)}") from error
+            raise engine_error(self.name, error, _reason(error)) from error
         for row in progress:
             if row.finish_reason is not None:
                 del self._handles[row.sequence_id]

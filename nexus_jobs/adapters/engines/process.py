@@ -15,6 +15,7 @@ from typing import Final
 
 from nexus_jobs.errors import EngineError, ModelUnavailable, NexusError
 from nexus_jobs.ports import Engine, Progress, Tokenizer, TokenSequence
+from nexus_jobs.retry import described
 
 STOP_SECONDS: Final = 10.0
 AHEAD: Final = 2
@@ -141,6 +142,8 @@ def _serve(pipe: Connection, build: Callable[[], Engine]) -> None:
             try:
                 answer = getattr(engine, method)(*arguments)
             except EngineError as error:
+                # a traceback does not travel; what it says does
+                error.add_note(described(error).trace or "")
                 answer = error
             if answer is not None:
                 pipe.send((method, answer))

@@ -6,6 +6,7 @@ so that ids need no table.
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from itertools import chain, cycle, islice
 from typing import Final
 
 from nexus_jobs.config import SimulatedTimes
+from nexus_jobs.errors import EngineError, OutOfMemory
 from nexus_jobs.job import FinishReason, Message
 from nexus_jobs.ports import Progress, Tokenizer, TokenSequence
 
@@ -50,6 +52,7 @@ class _Row:
     left: int
     """Tokens until the row ends, for `reason`."""
     reason: FinishReason
+    words: frozenset[str]
 
 
 class SimulatedEngine:
@@ -70,6 +73,7 @@ class SimulatedEngine:
         self.max_sequence_length = max_sequence_length
         self.tokenizer: Tokenizer = SimulatedTokenizer()
         self._times = times
+        self._faulty = bool(times.poison or times.deadly)
         self._sleep = sleep
         self._rows: dict[str, _Row] = {}
 
@@ -79,6 +83,7 @@ class SimulatedEngine:
 
     def step(self) -> list[Progress]:
         rows = self._rows
+        self._go_wrong()
         self._take(self._times.step_ms + self._times.step_ms_per_row * len(rows))
         return [self._advance(sequence_id, rows[sequence_id]) for sequence_id in list(rows)]
 
@@ -88,6 +93,22 @@ class SimulatedEngine:
     def close(self) -> None:
         self._rows.clear()
 
+    def _go_wrong(self) -> None:
+        """Fail in the ways that the settings ask for."""
+        rows, at_most = self._rows.values(), self._times.memory_rows
+        if self._holds(self._times.deadly):
+            os._exit(1)
+        if at_most is not None and len(rows) > at_most:
+            self._rows.clear()
+            raise OutOfMemory(f"simulated: no memory for more than {at_most} rows")
+        if self._holds(self._times.poison):
+            self._rows.clear()
+            raise EngineError("simulated: a prompt is poison")
+
+    def _holds(self, word: str | None) -> bool:
+        """Whether the prompt of a row has this word."""
+        return word is not None and any(word in row.words for row in self._rows.values())
+
     def _take(self, milliseconds: float) -> None:
         if milliseconds:
             self._sleep(milliseconds / 1000)
@@ -96,9 +117,10 @@ class SimulatedEngine:
         params, prompt = sequence.params, sequence.prompt
         limit = min(params.max_tokens, self.max_sequence_length - len(prompt))
         natural = max(len(prompt), params.min_tokens)
+        words = frozenset(_word(token).strip() for token in prompt) if self._faulty else frozenset()
         if natural < limit and not params.ignore_eos:
-            return _Row(_repeated(prompt), natural, FinishReason.STOP)
-        return _Row(_repeated(prompt), limit, FinishReason.LENGTH)
+            return _Row(_repeated(prompt), natural, FinishReason.STOP, words)
+        return _Row(_repeated(prompt), limit, FinishReason.LENGTH, words)
 
     def _advance(self, sequence_id: str, row: _Row) -> Progress:
         row.left -= 1

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from nexus_jobs.adapters.engines.beginnings import CHUNK, Beginnings
+from nexus_jobs.adapters.engines.failures import engine_error
 from nexus_jobs.adapters.engines.prefill import Prefill, Prompt
 from nexus_jobs.adapters.engines.sampling import Floats, Ints, Sampler, choose
 from nexus_jobs.errors import EngineError
@@ -104,7 +105,7 @@ class SteppingEngine:
             tokens = self._next_tokens() if self._rows else []
         except Exception as error:  # a library may raise anything
             self._clear()
-            raise EngineError(f"{self.name}: {error}") from error
+            raise engine_error(self.name, error) from error
         progress = [self._advance(*pair) for pair in zip(self._rows, tokens, strict=True)]
         for index in reversed(range(len(progress))):
             if progress[index].finish_reason is not None:

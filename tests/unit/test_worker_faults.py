@@ -1,0 +1,189 @@
+"""What a worker promises when an engine or the database fails it."""
+
+import threading
+from collections import Counter
+
+from nexus_jobs.adapters.engines.simulated import SimulatedEngine
+from nexus_jobs.config import SimulatedTimes
+from nexus_jobs.errors import OutOfMemory, StoreUnavailable
+from nexus_jobs.job import Event, Outcome, State
+from tests.e2e.stack import until
+from tests.unit.memory_worker import MODEL, engine, slow_engine
+from workers import runner
+
+EIGHT = MODEL.model_copy(update={"max_batch_size": 8})
+LONG = {"max_tokens": 30, "ignore_eos": True}
+
+
+class Watched(SimulatedEngine):
+    """Notes which jobs are in the batch at each step; each takes a little while."""
+
+    def __init__(self, model, seen, **faults):
+        super().__init__(SimulatedTimes(step_ms=1, **faults), model.max_batch_size, 256)
+        self._seen = seen
+
+    def step(self):
+        self._seen.append({name.partition("/")[0] for name in self._rows} - {"warm-up"})
+        return super().step()
+
+
+def test_a_poisonous_row_fails_alone_and_the_others_succeed(start):
+    worker = start(lambda model: engine(model, poison="poison"), EIGHT)
+    jobs = worker.ended(worker.add(*["x"] * 3, "some poison", *["x"] * 4))
+    assert Counter(job.state for job in jobs) == {State.SUCCEEDED: 7, State.DEAD: 1}
+    assert {job.attempt for job in jobs if job.state is State.SUCCEEDED} == {2}
+    dead = jobs[3]
+    assert (dead.state, dead.attempt, dead.error.code) == (State.DEAD, 3, "engine_error")
+    assert "simulated.py" in dead.error.trace
+
+
+def make_suspects(worker, count):
+    """Jobs whose batch was lost on another worker."""
+    ids = worker.add(*["suspect"] * count, **LONG)
+    for job in worker.store.claim("simulated", count, worker="other", lease_seconds=60):
+        lost = Outcome(lease=job.lease, event=Event.REQUEUE, suspect=True)
+        worker.store.finish([lost])
+    return ids
+
+
+def test_suspects_have_the_batch_for_themselves_though_others_wait(start):
+    seen, ids = [], []
+
+    def before(worker):
+        ids.extend([make_suspects(worker, 3), worker.add(*["x"] * 20, **LONG)])
+
+    worker = start(lambda model: Watched(model, seen), EIGHT, before=before)
+    suspects, others = ids
+    jobs = worker.ended([*suspects, *others])
+    assert {job.state for job in jobs} == {State.SUCCEEDED}
+    assert all(rows <= {suspect} for suspect in suspects for rows in seen if suspect in rows)
+    assert max(map(len, seen)) == 8
+
+
+def test_a_suspect_waits_for_the_running_batch_and_nobody_joins_before_it(start):
+    seen = []
+    worker = start(lambda model: Watched(model, seen), EIGHT)
+    running = worker.add(*["x"] * 4, max_tokens=200, ignore_eos=True)
+    until(lambda: worker.device._report().models["simulated"].running == 4)
+    (suspect,) = make_suspects_while_busy(worker)
+    until(lambda: worker.state(suspect) is State.RUNNING)
+    late = worker.add("late", **LONG)
+    worker.ended([*running, suspect, *late])
+    first = next(i for i, rows in enumerate(seen) if suspect in rows)
+    assert seen[first] == {suspect}
+    assert not any(set(late) & rows for rows in seen[:first])
+    assert set(running) <= set().union(*seen[:first])
+
+
+def make_suspects_while_busy(worker):
+    """A suspect of a model that is running: added, claimed and lost under the worker's eyes."""
+    with worker.store._lock:
+        return make_suspects(worker, 1)
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved_and_costs_no_attempt(start):
+    seen = []
+    worker = start(lambda model: Watched(model, seen, memory_rows=3), EIGHT)
+    jobs = worker.ended(worker.add(*["x"] * 20, **LONG))
+    assert {(job.state, job.attempt) for job in jobs} == {(State.SUCCEEDED, 1)}
+    assert max(map(len, seen)) > 3
+
+
+class NeverFits(SimulatedEngine):
+    def step(self):
+        if "warm-up" not in self._rows:
+            self._rows.clear()
+            raise OutOfMemory("no memory at all")
+        return super().step()
+
+
+def test_a_row_that_does_not_fit_by_itself_is_dead_in_the_end(start):
+    worker = start(lambda model: NeverFits(SimulatedTimes(), model.max_batch_size, 256))
+    jobs = worker.ended(worker.add("x", "y"))
+    assert {(job.state, job.error.code) for job in jobs} == {(State.DEAD, "out_of_memory")}
+
+
+def test_a_job_that_runs_longer_than_any_may_fails(start):
+    worker = start(slow_engine, longest_run_seconds=0.2)
+    endless, short = worker.ended(
+        [*worker.add("x", max_tokens=250, ignore_eos=True), *worker.add("y")]
+    )
+    assert (endless.state, endless.error.code) == (State.FAILED, "ran_too_long")
+    assert short.state is State.SUCCEEDED
+
+
+class Hangs(SimulatedEngine):
+    """Does not come back from a step with a row until it is let go."""
+
+    def __init__(self, model):
+        super().__init__(SimulatedTimes(), model.max_batch_size, 256)
+        self.let_go = threading.Event()
+
+    def step(self):
+        if "warm-up" not in self._rows:
+            self.let_go.wait(20)
+        return super().step()
+
+
+def test_a_stuck_batch_loses_its_leases_and_ends_its_worker(start, monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr("workers.threads.os._exit", lambda _: ended.set())
+    built = []
+
+    def hanging(model):
+        built.append(Hangs(model))
+        return built[0]
+
+    worker = start(hanging, stuck_seconds=0.2, lease_seconds=0.3)
+    (job,) = worker.add("x")
+    until(worker.store.requeue_lapsed, timeout=10)
+    assert worker.store.get(job).suspect
+    assert ended.wait(10)
+    (again,) = worker.store.claim("simulated", 1, worker="v", lease_seconds=60, suspects=True)
+    built[0].let_go.set()
+    worker.device.drain()
+    worker.device.join()
+    assert worker.store.get(job).lease == again.lease
+
+
+def test_results_wait_for_a_database_that_is_away(start, monkeypatch):
+    worker = start(slow_engine)
+    finish, away = worker.store.finish, threading.Event()
+    away.set()
+
+    def finish_unless_away(outcomes):
+        if away.is_set():
+            raise StoreUnavailable("away")
+        return finish(outcomes)
+
+    monkeypatch.setattr(worker.store, "finish", finish_unless_away)
+    ids = worker.add(*["x"] * 8)
+    until(lambda: all(worker.state(i) is State.RUNNING for i in ids))
+    away.clear()
+    assert {(job.state, job.attempt) for job in worker.ended(ids)} == {(State.SUCCEEDED, 1)}
+
+
+def test_a_worker_whose_results_cannot_be_kept_takes_no_more_jobs_than_it_can_hold(
+    start, monkeypatch
+):
+    monkeypatch.setattr(runner, "MOST_UNCOMMITTED", 2)
+    worker = start()
+    back = threading.Event()
+    finish, claim, here = worker.store.finish, worker.store.claim, []
+
+    def finish_when_back(outcomes):
+        back.wait(20)
+        return finish(outcomes)
+
+    def noted_claim(*arguments, **keywords):
+        jobs = claim(*arguments, **keywords)
+        here.append(len(worker.device._runners["simulated"].leases()) + len(jobs))
+        return jobs
+
+    monkeypatch.setattr(worker.store, "finish", finish_when_back)
+    monkeypatch.setattr(worker.store, "claim", noted_claim)
+    ids = worker.add(*["x"] * 40)
+    until(lambda: here and max(here) >= 6)
+    assert max(here) == 6
+    back.set()
+    assert {job.state for job in worker.ended(ids)} == {State.SUCCEEDED}
