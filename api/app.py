@@ -31,14 +31,14 @@ def create_app(services: Services) -> Flask:
 
 def _view(route: Route, services: Services) -> RouteCallable:
     """Parse what the table says that the route takes, and hand it to the route's function."""
-    body, query = route.body, route.query
+    body, query, required = route.body, route.query, route.body_required
 
     def view(**arguments: Any) -> Response:
         parameters = parse_query(query)
         if query is not Query:
             arguments["query"] = parameters
         if body is not None:
-            arguments["body"] = parse_body(body)
+            arguments["body"] = parse_body(body, required=required)
         return route.view(services, **arguments)
 
     return view

@@ -48,6 +48,10 @@ def cancel(services: Services, bulk_id: UUID) -> Response:
     return json_response(bulk_document(services.bulks.cancel(str(bulk_id))))
 
 
+def retry(services: Services, bulk_id: UUID) -> Response:
+    return json_response(bulk_document(services.bulks.retry(str(bulk_id))), 202)
+
+
 def output(services: Services, bulk_id: UUID) -> Response:
     # Asked for first, so that an unknown bulk is a 404 and not a broken download.
     bulk = services.bulks.status(str(bulk_id)).bulk

@@ -13,7 +13,7 @@ from api.schemas import BatchDocument, JobPage, JobQuery, WaitQuery
 from nexus_jobs.bootstrap import Services
 from nexus_jobs.job import Job
 from nexus_jobs.ports import JobFilter
-from nexus_jobs.submission import BatchSubmission, Submission
+from nexus_jobs.submission import BatchSubmission, Changes, Submission
 
 
 def submit(services: Services, body: Submission) -> Response:
@@ -43,6 +43,11 @@ def listing(services: Services, query: JobQuery) -> Response:
 
 def cancel(services: Services, job_id: UUID) -> Response:
     return json_response(job_document(services.jobs.cancel(str(job_id))))
+
+
+def retry(services: Services, job_id: UUID, body: Changes) -> Response:
+    job = services.jobs.retry(str(job_id), body)
+    return json_response(job_document(job), 202, _location(job))
 
 
 def generate(services: Services, body: Submission) -> Response:

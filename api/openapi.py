@@ -77,7 +77,7 @@ def _operation(route: Route, shapes: Mapping[type, Schema]) -> Schema:
     if route.prefers_wait:
         operation["parameters"].append(PREFER)
     if received := _received(route, shapes):
-        operation["requestBody"] = {"required": True, "content": received}
+        operation["requestBody"] = {"required": route.body_required, "content": received}
     return operation
 
 

@@ -25,12 +25,14 @@ class _Preference(BaseModel):
     wait: int = Field(alias="Prefer: wait", ge=0, le=LONGEST_WAIT)
 
 
-def parse_body(model: type[ModelT]) -> ModelT:
-    """The request's JSON body.
+def parse_body(model: type[ModelT], *, required: bool = True) -> ModelT:
+    """The request's JSON body; one that is not required may be missing, as if it were `{}`.
 
     Raises:
         InvalidRequest, UnsupportedMediaType, RequestEntityTooLarge
     """
+    if not required and not request.content_length and not request.is_json:
+        return parse_json(model, b"{}")
     if not request.is_json:
         raise UnsupportedMediaType(_send("application/json"))
     request.max_content_length = min(JSON_BODY_BYTES, request.max_content_length or JSON_BODY_BYTES)

@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 from flask import Response
 
-from api.schemas import BulkDocument, JobDocument, ResultDocument, Timings
+from api.schemas import BulkDocument, ErrorDocument, JobDocument, ResultDocument, Timings
 from nexus_jobs.bulk_service import BulkStatus
-from nexus_jobs.job import Cached, Job, Result
+from nexus_jobs.job import Cached, Job, JobError, Result
 
 
 def json_response(
@@ -36,7 +36,7 @@ def job_document(job: Job) -> JobDocument:
         "started_at": _timestamp_or_none(job.started_at),
         "finished_at": _timestamp_or_none(job.finished_at),
         "result": _result(job.result) if job.result else None,
-        "error": {"code": job.error.code, "message": job.error.message} if job.error else None,
+        "error": _error(job.error) if job.error else None,
         "cached": job.cached,
         "timings": _timings(job),
         "worker": job.worker,
@@ -73,6 +73,10 @@ def _result(result: Result) -> ResultDocument:
             "total_tokens": result.prompt_tokens + result.completion_tokens,
         },
     }
+
+
+def _error(error: JobError) -> ErrorDocument:
+    return {"code": error.code, "message": error.message, "trace": error.trace}
 
 
 def _timings(job: Job) -> Timings:

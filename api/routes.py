@@ -24,7 +24,7 @@ from api.schemas import (
     ReadyDocument,
     WaitQuery,
 )
-from nexus_jobs.submission import BatchSubmission, Submission
+from nexus_jobs.submission import BatchSubmission, Changes, Submission
 
 API = "/api/v1"
 
@@ -44,6 +44,7 @@ class Route:
     summary: str
     answers: Mapping[int, Any]
     body: type[BaseModel] | None = None
+    body_required: bool = True
     form: type[BaseModel] | None = None
     query: type[Query] = Query
     prefers_wait: bool = False
@@ -84,6 +85,16 @@ ROUTES = (
         view=jobs.cancel,
         summary="Cancel a job that has not ended",
         answers={200: JobDocument},
+    ),
+    Route(
+        name="retry_job",
+        method="POST",
+        path=f"{API}/jobs/<uuid:job_id>/retry",
+        view=jobs.retry,
+        summary="Run a failed or dead job again, as it was or with changes",
+        body=Changes,
+        body_required=False,
+        answers={202: JobDocument},
     ),
     Route(
         name="generate",
@@ -129,6 +140,14 @@ ROUTES = (
         view=bulk.cancel,
         summary="Cancel the rows of a bulk that have not ended",
         answers={200: BulkDocument},
+    ),
+    Route(
+        name="retry_bulk",
+        method="POST",
+        path=f"{API}/bulk/<uuid:bulk_id>/retry",
+        view=bulk.retry,
+        summary="Run the rows of a bulk again that failed or are dead",
+        answers={202: BulkDocument},
     ),
     Route(
         name="bulk_output",

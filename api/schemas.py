@@ -72,9 +72,14 @@ class ResultDocument(TypedDict):
     usage: Usage
 
 
+@described
 class ErrorDocument(TypedDict):
+    """Why the job, or the last attempt at it, did not succeed."""
+
     code: str
     message: str
+    trace: str | None
+    """The errors and the places in the code that led to it."""
 
 
 @described

@@ -158,7 +158,13 @@ def services_on(platform: Platform) -> Services:
         jobs=JobService(
             intake=intake, committer=committer, store=store, signals=signals, watch=watch
         ),
-        bulks=BulkService(intake=intake, committer=committer, store=store, signals=signals),
+        bulks=BulkService(
+            settings=settings.jobs,
+            intake=intake,
+            committer=committer,
+            store=store,
+            signals=signals,
+        ),
         fleet=store,
         metrics=Exposition(store, settings.metrics.collection_interval),
         committer=committer,

@@ -11,6 +11,7 @@ from typing import IO, Final, Literal
 from nexus_jobs import bulk as files
 from nexus_jobs import telemetry
 from nexus_jobs.committing import Committer
+from nexus_jobs.config import JobSettings
 from nexus_jobs.counting import BulkCounts
 from nexus_jobs.errors import Conflict, InvalidRequest, NotFound
 from nexus_jobs.intake import Intake, new_id
@@ -102,8 +103,15 @@ class BulkService:
     """Take in files, tell how far they are, and give the answers back in the order of the file."""
 
     def __init__(
-        self, *, intake: Intake, committer: Committer, store: BulkStore, signals: Signals
+        self,
+        *,
+        settings: JobSettings,
+        intake: Intake,
+        committer: Committer,
+        store: BulkStore,
+        signals: Signals,
     ) -> None:
+        self._settings = settings
         self._intake = intake
         self._committer = committer
         self._store = store
@@ -191,6 +199,26 @@ class BulkService:
             raise Conflict(f"bulk {bulk_id} is completed; there is nothing to cancel")
         self._cancel(bulk_id, BulkState.CANCELLED)
         return self.status(bulk_id)
+
+    def retry(self, bulk_id: str) -> BulkStatus:
+        """Run the rows again that failed or are dead, but for those that never could run.
+
+        Raises:
+            NotFound: there is no such bulk.
+            Conflict: it has no such row, or is not accepted.
+        """
+        bulk = self._get(bulk_id)
+        count = self._store.replay_bulk(
+            bulk_id,
+            attempts=self._settings.max_attempts,
+            slack_seconds=self._settings.slack_seconds,
+        )
+        self._counts.forget(bulk_id)
+        status = self.status(bulk_id)
+        if not count:
+            raise Conflict(f"bulk {bulk_id} is {status.state}, and no row failed that has run")
+        self._committer.ring({bulk.model: count})
+        return status
 
     def rows(self, bulk_id: str) -> Iterator[Job]:
         """The bulk's jobs in input order, read a chunk at a time."""

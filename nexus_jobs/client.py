@@ -79,8 +79,20 @@ class Client:
         """The newest jobs; `which` are query parameters."""
         return list(self._call("GET", "jobs", params=which)["data"])
 
+    def all_jobs(self, which: Mapping[str, Any]) -> Iterator[Document]:
+        """All such jobs, newest first, read a page at a time."""
+        page = self._call("GET", "jobs", params=which)
+        while True:
+            yield from page["data"]
+            if page["next_cursor"] is None:
+                return
+            page = self._call("GET", "jobs", params={**which, "cursor": page["next_cursor"]})
+
     def cancel_job(self, job_id: str) -> Document:
         return self._call("DELETE", f"jobs/{job_id}")
+
+    def retry_job(self, job_id: str, changes: Mapping[str, Any]) -> Document:
+        return self._call("POST", f"jobs/{job_id}/retry", json=changes)
 
     def submit_bulk(self, file: Path, fields: Mapping[str, Any]) -> Document:
         """Upload a file; it is streamed from the disk, never held in memory."""
@@ -93,6 +105,9 @@ class Client:
 
     def cancel_bulk(self, bulk_id: str) -> Document:
         return self._call("DELETE", f"bulk/{bulk_id}")
+
+    def retry_bulk(self, bulk_id: str) -> Document:
+        return self._call("POST", f"bulk/{bulk_id}/retry")
 
     def save_bulk_output(self, bulk_id: str, to: Path) -> None:
         """Write the output beside `to` and move it there once it is whole."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -62,6 +62,10 @@ class Committer:
         entry = _Entry(drafts)
         self._entries.put(entry)
         return entry.jobs
+
+    def ring(self, counts: Mapping[str, int]) -> None:
+        """Say how many jobs of each model have been queued in another way; does not wait."""
+        self._rings.put(Counter(counts))
 
     def close(self) -> None:
         """Finish what was submitted before."""

@@ -39,13 +39,16 @@ class Maintenance:
         self._signals = signals
         self._import_timeout = import_timeout
 
-    def round(self) -> None:
+    def round(self, *, leases: bool = True) -> None:
         """Take back lapsed leases, expire overdue jobs, give up dead imports, ring again.
+
+        Without `leases`, lapsed ones are left alone.
 
         Raises:
             StoreUnavailable: the next round makes up for it.
         """
-        self._return_leases()
+        if leases:
+            self._return_leases()
         self._expire()
         self._abandon_imports()
         self._ring_again()

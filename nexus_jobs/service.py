@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from nexus_jobs import telemetry
 from nexus_jobs.committing import Committer
 from nexus_jobs.errors import Conflict, NotFound
 from nexus_jobs.intake import Intake
-from nexus_jobs.job import Job, Request, State
+from nexus_jobs.job import Event, Job, Request, State, sources
 from nexus_jobs.ports import Channel, JobFilter, JobStore, Signals
+from nexus_jobs.submission import Changes
 from nexus_jobs.waiting import EndedWatch
 
 
 class JobService:
-    """Submit, look at, wait for and cancel jobs."""
+    """Submit, look at, wait for, cancel and retry jobs."""
 
     def __init__(
         self,
@@ -78,6 +80,24 @@ class JobService:
         if missing is not None:
             raise NotFound(f"there is no job {missing!r}")
         return [jobs[job_id] for job_id in job_ids]
+
+    def retry(self, job_id: str, changes: Changes) -> Job:
+        """Queue a failed or dead job again, with these changes, for as many attempts as a new one.
+
+        Raises:
+            NotFound: there is no such job.
+            InvalidRequest: with these changes it can never run.
+            Conflict: it has not failed.
+        """
+        job = self.get(job_id)
+        if job.state in sources(Event.REPLAY):
+            draft = self._intake.draft(changes.applied_to(job.request))
+            again = self._store.replay(replace(draft, id=job_id))
+            if again is not None:
+                self._committer.ring({again.request.model: 1})
+                return again
+            job = self.get(job_id)
+        raise Conflict(f"job {job_id} is {job.state}; only a failed or dead job can be retried")
 
     def search(self, which: JobFilter, *, limit: int, before: str | None = None) -> Sequence[Job]:
         """Up to `limit` jobs, newest first, older than the id `before`."""

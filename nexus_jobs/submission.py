@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
@@ -12,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    RootModel,
     StringConstraints,
     ValidationError,
     model_validator,
@@ -154,6 +156,22 @@ class Submission(Generation):
         )
 
 
+class Changes(RootModel[dict[str, Any]]):
+    """The body of `POST /jobs/{id}/retry`: fields of a submission, to have other values."""
+
+    def applied_to(self, request: Request) -> Request:
+        """The request with these changes.
+
+        Raises:
+            InvalidRequest: with a problem for each field that is wrong.
+        """
+        fields = _as_submitted(request)
+        for one, other in (("prompt", "messages"), ("messages", "prompt")):
+            if one in self.root:
+                fields.pop(other, None)
+        return parse_json(Submission, orjson.dumps(fields | self.root)).to_request()
+
+
 class BatchSubmission(Generation):
     """The body of `POST /generate/batch`."""
 
@@ -194,6 +212,22 @@ def parse_text(model: type[ModelT], values: Mapping[str, str]) -> ModelT:
         return model.model_validate_strings(dict(values))
     except ValidationError as error:
         raise _invalid(model, error) from error
+
+
+def _as_submitted(request: Request) -> dict[str, Any]:
+    """The fields of a submission that would make this request."""
+    fields = {
+        "model": request.model,
+        "prompt": request.prompt,
+        "messages": request.messages,
+        **asdict(request.params),
+        "priority": request.priority,
+        "expires_in": request.expires_in,
+        "cache": "yes" if request.use_cache else "no",
+        "reproducible": request.reproducible,
+        "metadata": request.metadata,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _invalid(model: type[BaseModel], error: ValidationError) -> InvalidRequest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 
 import structlog
 
@@ -32,10 +33,13 @@ def main(settings: Settings) -> None:
         import_timeout=settings.scheduler.import_timeout_seconds,
     )
     log.info("scheduler.started")
+    trust_leases_from = 0.0
     while not stop.is_set():
         try:
-            maintenance.round()
+            maintenance.round(leases=time.monotonic() >= trust_leases_from)
         except StoreUnavailable as error:
             log.warning("round.failed", reason=str(error))
+            # whoever holds a lease could not extend it either
+            trust_leases_from = time.monotonic() + settings.jobs.lease_seconds
         stop.wait(settings.scheduler.interval_seconds)
     platform.close()

@@ -100,6 +100,13 @@ def cancel(bulk: BulkId, url: Url = DEFAULT_URL) -> None:
         typer.echo(client.cancel_bulk(bulk)["state"])
 
 
+@app.command()
+def retry(bulk: BulkId, url: Url = DEFAULT_URL) -> None:
+    """Run the rows of a bulk again that failed."""
+    with Client(url) as client:
+        typer.echo(client.retry_bulk(bulk)["state"])
+
+
 def _first_model(client: Client) -> str:
     models = client.models()
     if not models:

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import sys
 import time
+from enum import StrEnum
 from typing import Annotated, Any, Final
 
 import typer
 
 from nexus_jobs.cli.options import DEFAULT_URL, MaxTokens, Priority, Seed, Temperature, Url
 from nexus_jobs.cli.output import show_document, show_table
-from nexus_jobs.client import LONGEST_WAIT, Client, Document
+from nexus_jobs.client import LONGEST_WAIT, Client, Document, Refused
 from nexus_jobs.job import TERMINAL, State
 
 app = typer.Typer(help="Single jobs.", no_args_is_help=True)
 
 PAUSE: Final = 0.5
 """Seconds between questions to a server that answers them at once."""
+
+PAGE: Final = 200
+"""Jobs that a list gives at once."""
+
+
+class Failed(StrEnum):
+    """What can be retried."""
+
+    FAILED = State.FAILED
+    DEAD = State.DEAD
+
 
 JobId = Annotated[str, typer.Argument(metavar="JOB")]
 
@@ -59,10 +71,11 @@ def list_jobs(
 ) -> None:
     """List jobs, newest first."""
     which = {"state": state, "model": model, "bulk": bulk, "limit": limit}
-    columns = ("id", "model", "state", "attempt", "cached", "submitted_at", "finished_at")
+    columns = ("id", "model", "state", "attempt", "cached", "error", "submitted_at", "finished_at")
     with Client(url) as client:
         jobs = client.jobs(_given(which))
-    show_table(columns, ([job[column] for column in columns] for job in jobs))
+    rows = ({**job, "error": job["error"] and job["error"]["code"]} for job in jobs)
+    show_table(columns, ([row[column] for column in columns] for row in rows))
 
 
 @app.command()
@@ -77,6 +90,43 @@ def cancel(job: JobId, url: Url = DEFAULT_URL) -> None:
     """Cancel a job that has not ended."""
     with Client(url) as client:
         typer.echo(client.cancel_job(job)["state"])
+
+
+@app.command()
+def retry(
+    jobs: Annotated[list[str] | None, typer.Argument(metavar="JOB...")] = None,
+    state: Annotated[Failed | None, typer.Option(help="All jobs in this state.")] = None,
+    model: Annotated[str | None, typer.Option(help="Of these, the jobs of this model.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Another prompt.")] = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    priority: Priority = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Run failed or dead jobs again, as they were or with what is given here."""
+    if bool(jobs) == bool(state):
+        raise typer.BadParameter("name the jobs, or choose them with --state")
+    changes = {
+        "prompt": prompt,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "priority": priority,
+    }
+    with Client(url) as client:
+        which = _given({"state": state, "model": model, "limit": PAGE})
+        # all before the first is retried, since that takes it off the list
+        chosen = jobs or [job["id"] for job in list(client.all_jobs(which))]
+        again = 0
+        for job in chosen:
+            try:
+                client.retry_job(job, _given(changes))
+                again += 1
+            except Refused as error:
+                if jobs or error.code != "conflict":  # a chosen one may have been retried meanwhile
+                    raise
+    typer.echo(f"queued again: {again}")
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

@@ -205,7 +205,7 @@ def test_after_a_failed_step_the_engine_is_empty_and_works(
     """Two requests under one number are an error that the library finds in its step."""
     monkeypatch.setattr(engine, "_numbers", itertools.repeat(7))
     engine.admit([row(engine, "a"), row(engine, "b")])
-    with pytest.raises(EngineError, match="failed in a step"):
+    with pytest.raises(EngineError, match=r"^openvino.*: .*state"):
         engine.step()
     monkeypatch.undo()
     assert engine.step() == []

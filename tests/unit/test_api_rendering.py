@@ -87,7 +87,11 @@ def test_a_cached_answer_does_not_claim_the_times_of_the_job_that_computed_it():
 
 def test_a_failed_job_says_why():
     failed = replace(QUEUED, state=State.FAILED, error=JobError("too_long", "by 3 tokens"))
-    assert job_document(failed)["error"] == {"code": "too_long", "message": "by 3 tokens"}
+    assert job_document(failed)["error"] == {
+        "code": "too_long",
+        "message": "by 3 tokens",
+        "trace": None,
+    }
 
 
 @pytest.mark.parametrize("job", [QUEUED, ENDED])

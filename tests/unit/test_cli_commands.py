@@ -139,9 +139,14 @@ def test_a_server_that_is_not_there_is_a_sentence_too(nexus: Any, capsys: Any) -
 
 def test_jobs_are_listed_in_columns(server: Script, nexus: Any, capsys: Any) -> None:
     job = {"id": "j1", "model": "tiny", "state": "running", "attempt": 1, "cached": "no"}
-    server.on("GET jobs", {"data": [job | {"submitted_at": "then", "finished_at": None}]})
+    times = {"submitted_at": "then", "finished_at": None}
+    dead = job | times | {"id": "j2", "state": "dead", "error": {"code": "engine_error"}}
+    server.on("GET jobs", {"data": [job | times | {"error": None}, dead]})
     assert nexus("jobs", "list") == 0
-    assert capsys.readouterr().out.splitlines()[1] == "j1\ttiny\trunning\t1\tno\tthen\t-"
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "j1\ttiny\trunning\t1\tno\t-\tthen\t-",
+        "j2\ttiny\tdead\t1\tno\tengine_error\tthen\t-",
+    ]
 
 
 def test_a_watched_bulk_ends_with_its_answers_in_a_file(
@@ -215,3 +220,35 @@ def test_an_output_that_would_be_lost_is_refused_before_anything_is_sent(
 def test_a_file_that_is_not_there_is_refused(nexus: Any, capsys: Any) -> None:
     assert nexus("bulk", "submit", "nowhere.csv") == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_a_named_job_is_retried_with_what_is_given(server: Script, nexus: Any, capsys: Any) -> None:
+    server.on("POST jobs/j1/retry", (202, {"id": "j1"}))
+    assert nexus("jobs", "retry", "j1", "--max-tokens", "5") == 0
+    assert server.requests == [("POST jobs/j1/retry", b'{"max_tokens":5}')]
+    assert capsys.readouterr().out == "queued again: 1\n"
+
+
+def test_all_dead_jobs_are_retried_on_whatever_page_they_are(
+    server: Script, nexus: Any, capsys: Any
+) -> None:
+    first = {"data": [{"id": "j1"}, {"id": "j2"}], "next_cursor": "j2"}
+    server.on("GET jobs", first, {"data": [{"id": "j3"}], "next_cursor": None})
+    conflict = (409, {"code": "conflict", "detail": "it is queued", "errors": []})
+    server.on("POST jobs/j1/retry", (202, {}))
+    server.on("POST jobs/j2/retry", conflict)
+    server.on("POST jobs/j3/retry", (202, {}))
+    assert nexus("jobs", "retry", "--state", "dead") == 0
+    assert capsys.readouterr().out == "queued again: 2\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("j1", "--state", "dead"), ("--state", "queued")])
+def test_a_retry_needs_to_know_which_jobs(server: Script, nexus: Any, arguments: Any) -> None:
+    assert nexus("jobs", "retry", *arguments) == 2
+    assert server.requests == []
+
+
+def test_a_bulk_is_retried(server: Script, nexus: Any, capsys: Any) -> None:
+    server.on("POST bulk/b1/retry", (202, BULK))
+    assert nexus("bulk", "retry", "b1") == 0
+    assert capsys.readouterr().out == "running\n"
