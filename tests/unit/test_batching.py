@@ -66,9 +66,8 @@ def test_no_decision_overfills_or_forgets_a_waiting_job(
     )
     assert 0 <= decision.claim <= max(0, slots - held)
     if not decision.claim and held < slots:
-        assert now < decision.wake_at <= now + until_poll
-        if since is not None:
-            assert decision.wake_at <= since + max_wait
+        latest = now + until_poll if since is None else since + max_wait
+        assert now < decision.wake_at <= latest
 
 
 @pytest.mark.parametrize(
