@@ -84,7 +84,7 @@ class Database:
         if parsed.get_backend_name() == "sqlite":
             self._reader, self._writer, self._relaxed = _sqlite(parsed, pool_size)
             self._single = self._writer
-            self._queue: WriterQueue | None = WriterQueue(f"{parsed.database}-writer")
+            self._queue: WriterQueue | None = WriterQueue(f"{parsed.database}-writer", BUSY_TIMEOUT)
         else:
             self._reader, self._writer, self._relaxed = _postgresql(parsed, pool_size)
             self._single = self._reader
