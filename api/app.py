@@ -12,10 +12,12 @@ from flask_swagger_ui import get_swaggerui_blueprint  # type: ignore[import-unty
 
 from api import openapi, problems
 from api.ops import VERSION
-from api.parsing import parse_body, parse_query
+from api.parsing import parse_body, parse_query, refuse_key
 from api.routes import API, ROUTES, Route
 from api.schemas import Query
 from nexus_jobs.bootstrap import Services
+
+KEY_PATHS = [f"{route.method} {route.path}" for route in ROUTES if route.takes_key]
 
 
 def create_app(services: Services) -> Flask:
@@ -32,8 +34,11 @@ def create_app(services: Services) -> Flask:
 def _view(route: Route, services: Services) -> RouteCallable:
     """Parse what the table says that the route takes, and hand it to the route's function."""
     body, query, required = route.body, route.query, route.body_required
+    refuses_key = route.method == "POST" and not route.takes_key
 
     def view(**arguments: Any) -> Response:
+        if refuses_key:
+            refuse_key(KEY_PATHS)
         parameters = parse_query(query)
         if query is not Query:
             arguments["query"] = parameters

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from flask import Response, url_for
 
-from api.parsing import preferred_wait
+from api.parsing import idempotency_key, preferred_wait
 from api.rendering import job_document, json_response
 from api.schemas import BatchDocument, JobPage, JobQuery, WaitQuery
 from nexus_jobs.bootstrap import Services
@@ -17,8 +17,12 @@ from nexus_jobs.submission import BatchSubmission, Changes, Submission
 
 
 def submit(services: Services, body: Submission) -> Response:
-    [job] = services.jobs.submit([body.to_request()])
-    return json_response(job_document(job), 202, _location(job))
+    key = idempotency_key()
+    if key is None:
+        [job] = services.jobs.submit([body.to_request()])
+        return json_response(job_document(job), 202, _location(job))
+    job, repeated = services.jobs.submit_once(body.to_request(), key)
+    return json_response(job_document(job), 202, {**_location(job), **_replayed(repeated)})
 
 
 def show(services: Services, query: WaitQuery, job_id: UUID) -> Response:
@@ -51,11 +55,16 @@ def retry(services: Services, job_id: UUID, body: Changes) -> Response:
 
 
 def generate(services: Services, body: Submission) -> Response:
-    seconds, applied = preferred_wait()
-    job = services.jobs.generate(body.to_request(), seconds)
+    seconds, headers = preferred_wait()
+    key = idempotency_key()
+    if key is None:
+        job = services.jobs.generate(body.to_request(), seconds)
+    else:
+        job, repeated = services.jobs.submit_once(body.to_request(), key, seconds)
+        headers = {**headers, **_replayed(repeated)}
     if job.ended:
-        return json_response(job_document(job), 200, applied)
-    return json_response(job_document(job), 202, {**applied, **_location(job)})
+        return json_response(job_document(job), 200, headers)
+    return json_response(job_document(job), 202, {**headers, **_location(job)})
 
 
 def generate_batch(services: Services, body: BatchSubmission) -> Response:
@@ -75,6 +84,10 @@ def generate_batch(services: Services, body: BatchSubmission) -> Response:
 
 def _location(job: Job) -> Mapping[str, str]:
     return {"Location": url_for("show_job", job_id=job.id)}
+
+
+def _replayed(repeated: bool) -> Mapping[str, str]:
+    return {"Idempotency-Replayed": "true"} if repeated else {}
 
 
 def _text(value: UUID | None) -> str | None:

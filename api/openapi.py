@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter
 
+from api.parsing import KEY, KEY_HEADER
 from api.problems import MEDIA_TYPE
 from api.routes import Route
 from api.schemas import LONGEST_WAIT, ProblemDocument
+from nexus_jobs.intake import KEY_SECONDS
 
 Schema = dict[str, Any]
 Direction = Literal["validation", "serialization"]
@@ -24,6 +26,15 @@ PREFER = {
     "in": "header",
     "description": f"`wait=S`: the most seconds to wait, 0 to {LONGEST_WAIT} (RFC 7240)",
     "schema": {"type": "string", "pattern": r"wait=\d+", "default": f"wait={LONGEST_WAIT}"},
+}
+
+IDEMPOTENCY_KEY = {
+    "name": KEY_HEADER,
+    "in": "header",
+    "description": "Makes it safe to send the request again: the same body with the same key gives "
+    "the same job, with `Idempotency-Replayed: true`, and another body is refused; for "
+    f"{KEY_SECONDS / 3600:.0f} hours",
+    "schema": {"type": "string", "pattern": f"^{KEY.pattern}$"},
 }
 
 
@@ -76,6 +87,8 @@ def _operation(route: Route, shapes: Mapping[type, Schema]) -> Schema:
     }
     if route.prefers_wait:
         operation["parameters"].append(PREFER)
+    if route.takes_key:
+        operation["parameters"].append(IDEMPOTENCY_KEY)
     if received := _received(route, shapes):
         operation["requestBody"] = {"required": route.body_required, "content": received}
     return operation

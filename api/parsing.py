@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from flask import request
@@ -19,6 +20,9 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 JSON_BODY_BYTES = 32 * 2**20
 """JSON is read into memory, so it may be less large than an upload."""
+KEY_HEADER = "Idempotency-Key"
+LONGEST_KEY = 255
+KEY = re.compile(f"[ -~]{{1,{LONGEST_KEY}}}")
 
 
 class _Preference(BaseModel):
@@ -62,6 +66,36 @@ def preferred_wait() -> tuple[int, Mapping[str, str]]:
         return LONGEST_WAIT, {}
     wait = parse_text(_Preference, {"Prefer: wait": preferences["wait"] or ""}).wait
     return wait, {"Preference-Applied": f"wait={wait}"}
+
+
+def idempotency_key() -> str | None:
+    """The header `Idempotency-Key`, if there is one; it is never taken apart.
+
+    Raises:
+        InvalidRequest: it is empty, too long, or not printable ASCII.
+    """
+    given = request.headers.get(KEY_HEADER)
+    if given is None:
+        return None
+    key = given.strip()
+    if not KEY.fullmatch(key):
+        message = (
+            f"`{KEY_HEADER}` must be 1 to {LONGEST_KEY} printable ASCII characters that no other "
+            "request has, such as a UUID"
+        )
+        raise InvalidRequest.of("invalid_idempotency_key", message, field=KEY_HEADER)
+    return key
+
+
+def refuse_key(takers: Sequence[str]) -> None:
+    """For a path that makes a second job of a repeated request.
+
+    Raises:
+        InvalidRequest: there is a header `Idempotency-Key`, which would promise otherwise.
+    """
+    if KEY_HEADER in request.headers:
+        message = f"`{KEY_HEADER}` is for {' and '.join(takers)}; send this without one"
+        raise InvalidRequest.of("unexpected_idempotency_key", message, field=KEY_HEADER)
 
 
 def single(values: MultiDict[str, str]) -> dict[str, str]:

@@ -35,6 +35,7 @@ class Route:
 
     `view` gets the services, the path's ids, and as `body` and `query` what was parsed to those
     models. `answers` gives for each status the shape of the JSON, or the media types of text.
+    A POST that does not take an `Idempotency-Key` refuses one.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Route:
     form: type[BaseModel] | None = None
     query: type[Query] = Query
     prefers_wait: bool = False
+    takes_key: bool = False
 
 
 ROUTES = (
@@ -58,6 +60,7 @@ ROUTES = (
         view=jobs.submit,
         summary="Submit a job; it is committed when the answer comes",
         body=Submission,
+        takes_key=True,
         answers={202: JobDocument},
     ),
     Route(
@@ -104,6 +107,7 @@ ROUTES = (
         summary="Submit a job and wait for it: 200 if it ended, 202 if the wait was over first",
         body=Submission,
         prefers_wait=True,
+        takes_key=True,
         answers={200: JobDocument, 202: JobDocument},
     ),
     Route(

@@ -69,8 +69,10 @@ class Client:
     ) -> None:
         self._http.close()
 
-    def submit_job(self, body: Mapping[str, Any]) -> Document:
-        return self._call("POST", "jobs", json=body)
+    def submit_job(self, body: Mapping[str, Any], key: str | None = None) -> Document:
+        """Submit a job; sent again with the same key, it still makes only one."""
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return self._call("POST", "jobs", json=body, headers=headers)
 
     def job(self, job_id: str, wait: float = 0.0) -> Document:
         return self._call("GET", f"jobs/{job_id}", params={"wait": wait})

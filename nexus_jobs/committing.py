@@ -53,7 +53,7 @@ class Committer:
 
         Raises:
             StoreUnavailable: nothing was accepted.
-            Conflict: they contradict what is stored; nothing was accepted.
+            Conflict, InvalidRequest: they contradict what is stored; nothing was accepted.
         """
         return self.submit(drafts).result()
 
@@ -83,13 +83,14 @@ class Committer:
         self._commit(group)
 
     def _commit(self, group: Sequence[_Entry]) -> None:
+        drafts = [draft for entry in group for draft in entry.drafts]
         try:
-            added = self._store.add(self._answered([d for entry in group for d in entry.drafts]))
+            added = self._store.add(self._answered(drafts))
         except Exception as error:
             self._fail(group, error)
             return
         try:
-            self._announce(added)
+            self._announce([job for job, d in zip(added, drafts, strict=True) if job.id == d.id])
         except Exception:  # they are committed, whatever a counter says; the scheduler rings too
             log.exception("announcement.failed")
         jobs = iter(added)
@@ -97,13 +98,14 @@ class Committer:
             entry.jobs.set_result(list(islice(jobs, len(entry.drafts))))
 
     def _fail(self, group: Sequence[_Entry], error: Exception) -> None:
-        """One bad entry undoes the transaction of all, so each has another try by itself."""
+        """One bad entry undoes the transaction of all, so each half has another try by itself."""
         if len(group) == 1 or isinstance(error, StoreUnavailable):
             for entry in group:
                 entry.jobs.set_exception(error)
         else:
-            for entry in group:
-                self._commit([entry])
+            middle = len(group) // 2
+            self._commit(group[:middle])
+            self._commit(group[middle:])
 
     def _answered(self, drafts: Sequence[NewJob]) -> list[NewJob]:
         wanted = [d.fingerprint for d in drafts if d.fingerprint is not None and d.ended is None]
@@ -116,6 +118,7 @@ class Committer:
         ]
 
     def _announce(self, jobs: Sequence[Job]) -> None:
+        """Count new jobs, and ring for those that have to run."""
         for model, count in Counter(job.request.model for job in jobs).items():
             telemetry.jobs_submitted.labels(model).inc(count)
         ended = Counter((job.request.model, job.state) for job in jobs if job.ended)

@@ -56,7 +56,10 @@ class Conflict(NexusError):
 
 
 class StoreUnavailable(NexusError):
-    """The database did not answer. Nothing was accepted; the same call can be tried again."""
+    """The database did not answer, at worst between a commit and the confirmation of it.
+
+    The same call can be tried again; with an idempotency key it does nothing twice.
+    """
 
     code = "database_unavailable"
 

@@ -1,9 +1,10 @@
-"""One name for a deterministic request, so that its answer can be found again."""
+"""Names for requests: one that finds an answer again, and one that knows a repeated request."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict
+from typing import Any
 
 import orjson
 
@@ -28,5 +29,24 @@ def fingerprint(request: Request, model: ModelConfig) -> str | None:
         "params": asdict(params),
         "reproducible": request.reproducible,
     }
-    encoded = orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(encoded).hexdigest()
+    return _sha256(identity)
+
+
+def digest(request: Request) -> str:
+    """The SHA-256 of all that was asked for, however it was written.
+
+    What has its default value is left out, so that a digest stays what it is when a release adds
+    a field.
+    """
+    return _sha256({k: v for k, v in _fields(request).items() if v != _DEFAULTS[k]})
+
+
+def _fields(request: Request) -> dict[str, Any]:
+    return {**asdict(request), **asdict(request.params), "params": None}
+
+
+_DEFAULTS = _fields(Request(model=""))
+
+
+def _sha256(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -9,14 +9,16 @@ import uuid_utils
 
 from nexus_jobs.config import JobSettings, ModelConfig
 from nexus_jobs.errors import InvalidRequest
-from nexus_jobs.fingerprint import fingerprint
-from nexus_jobs.job import NewJob, Request
+from nexus_jobs.fingerprint import digest, fingerprint
+from nexus_jobs.job import Idempotency, NewJob, Request
 from nexus_jobs.ports import FleetStore, Tokenizer
 from nexus_jobs.prompting import prompt_ids, surely_fits
 from nexus_jobs.spelling import did_you_mean
 
 CATALOG_SECONDS = 2.0
 """How long a change of the registry may take to reach an API process."""
+KEY_SECONDS = 24 * 3600.0
+"""How long an idempotency key stands for the job that it made."""
 
 
 def new_id() -> str:
@@ -77,8 +79,8 @@ class Intake:
         """
         return self._catalog.model(name)
 
-    def draft(self, request: Request) -> NewJob:
-        """Check a request and make it a job that can be committed.
+    def draft(self, request: Request, key: str | None = None) -> NewJob:
+        """Check a request and make it a job that can be committed, once only if it has a key.
 
         Raises:
             InvalidRequest: the model is unknown, or the request can never run on it.
@@ -91,6 +93,7 @@ class Intake:
             slack=self._settings.slack_seconds[request.priority],
             max_attempts=self._settings.max_attempts,
             fingerprint=fingerprint(request, model) if request.use_cache else None,
+            idempotency=_idempotency(request, key),
         )
 
     def _check(self, request: Request, model: ModelConfig) -> None:
@@ -120,3 +123,9 @@ class Intake:
             tokenizer = self._tokenizer(model)
             if tokenizer is not None:
                 prompt_ids(request, model, tokenizer, model.max_sequence_length)
+
+
+def _idempotency(request: Request, key: str | None) -> Idempotency | None:
+    if key is None:
+        return None
+    return Idempotency(key=key, digest=digest(request), seconds=KEY_SECONDS)

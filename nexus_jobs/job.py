@@ -177,6 +177,18 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Idempotency:
+    """A client's key for one submission, so that it can be repeated and still makes one job.
+
+    `digest` tells the submission from others; the key is kept for `seconds` from its acceptance.
+    """
+
+    key: str
+    digest: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
     """A job that is about to be committed.
 
@@ -194,6 +206,7 @@ class NewJob:
     bulk_index: int | None = None
     cells: Sequence[str] | None = None
     ended: Ended | None = None
+    idempotency: Idempotency | None = None
 
 
 @dataclass(frozen=True, slots=True)

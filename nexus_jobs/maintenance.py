@@ -40,7 +40,8 @@ class Maintenance:
         self._import_timeout = import_timeout
 
     def round(self, *, leases: bool = True) -> None:
-        """Take back lapsed leases, expire overdue jobs, give up dead imports, ring again.
+        """Take back lapsed leases, expire overdue jobs, give up dead imports, ring again, and
+        forget old idempotency keys.
 
         Without `leases`, lapsed ones are left alone.
 
@@ -52,6 +53,7 @@ class Maintenance:
         self._expire()
         self._abandon_imports()
         self._ring_again()
+        self._store.forget_keys()
 
     def _return_leases(self) -> None:
         lapsed = self._store.requeue_lapsed()

@@ -51,7 +51,14 @@ class JobStore(Protocol):
     """
 
     def add(self, jobs: Sequence[NewJob]) -> list[Job]:
-        """Commit new jobs, all or none, and return them in the same order."""
+        """Commit new jobs, all or none, and return them in the same order.
+
+        In the place of a job whose idempotency key is kept stands the job of that key, as it is
+        now; so the ids tell which jobs are new.
+
+        Raises:
+            InvalidRequest: a key stands for another submission.
+        """
 
     def get(self, job_id: str) -> Job | None:
         """The job with its result, or None."""
@@ -99,6 +106,9 @@ class JobStore(Protocol):
 
     def expire_overdue(self) -> list[str]:
         """Expire queued jobs that are past `expires_at`; their ids."""
+
+    def forget_keys(self) -> int:
+        """Drop idempotency keys whose time is over; how many. They counted as new before that."""
 
     def backlog(self, models: Sequence[str], at_most: int) -> dict[str, int]:
         """How many jobs are ready to run, counted up to `at_most`, for those models with any."""

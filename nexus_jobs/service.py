@@ -43,6 +43,23 @@ class JobService:
         """
         return self._committer.commit([self._intake.draft(request) for request in requests])
 
+    def submit_once(self, request: Request, key: str, seconds: float = 0.0) -> tuple[Job, bool]:
+        """Accept the request, unless the same one was accepted before under this key.
+
+        Returns the job when it has ended or `seconds` are over, and whether it is the earlier one.
+
+        Raises:
+            InvalidRequest: it can never run, or the key stands for another request.
+            StoreUnavailable: try again, with the same key; it may have been accepted.
+        """
+        until = time.monotonic() + seconds
+        draft = self._intake.draft(request, key)
+        (job,) = self._committer.commit([draft])
+        left = until - time.monotonic()
+        if left > 0 and not job.ended:
+            (job,) = self.wait([job.id], left)
+        return job, job.id != draft.id
+
     def generate(self, request: Request, seconds: float) -> Job:
         """Accept the request; the job when it has ended or `seconds` are over.
 

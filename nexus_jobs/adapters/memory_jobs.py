@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from nexus_jobs.adapters.idempotency import KeptKey, standing_ids
 from nexus_jobs.adapters.transitions import (
     LAPSED,
     attempt_after,
@@ -56,20 +57,24 @@ class MemoryJobs:
         self._queues: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
         self._computed: dict[str, tuple[float, Result]] = {}
         self._bulks: dict[str, StoredBulk] = {}
+        self._keys: dict[str, tuple[float, KeptKey]] = {}  # with the time at which each runs out
 
     def add(self, new_jobs: Sequence[NewJob]) -> list[Job]:
         with self._lock:
             at = time.time()
-            self._check_unique(new_jobs)
-            self._check_importing({job.bulk_id for job in new_jobs if job.bulk_id})
-            added = [committed(job, at) for job in new_jobs]
-            for job in added:
+            kept = self._kept_keys(new_jobs, at)
+            ids = standing_ids(new_jobs, {name: key for name, (_, key) in kept.items()})
+            fresh = [job for job, standing in zip(new_jobs, ids, strict=True) if job.id == standing]
+            self._check_unique(fresh)
+            self._check_importing({job.bulk_id for job in fresh if job.bulk_id})
+            self._keys |= kept
+            for job in (committed(new, at) for new in fresh):
                 self._jobs[job.id] = job
                 self._enqueue(job)
                 if job.bulk_id is not None and job.bulk_index is not None:
                     stored = self._bulks[job.bulk_id]
                     stored.rows[job.bulk_index], stored.touched_at = job.id, at
-        return added
+            return [self._jobs[job_id] for job_id in ids]
 
     def get(self, job_id: str) -> Job | None:
         with self._lock:
@@ -174,6 +179,12 @@ class MemoryJobs:
             overdue = [job for job in self._in_state(Event.EXPIRE) if _overdue(job, at)]
             return [self._move(job, Event.EXPIRE, at).id for job in overdue]
 
+    def forget_keys(self) -> int:
+        with self._lock:
+            at, before = time.time(), len(self._keys)
+            self._keys = {name: kept for name, kept in self._keys.items() if kept[0] > at}
+            return before - len(self._keys)
+
     def backlog(self, models: Sequence[str], at_most: int) -> dict[str, int]:
         with self._lock:
             at = time.time()
@@ -224,6 +235,16 @@ class MemoryJobs:
     def _enqueue(self, job: Job) -> None:
         if job.state is State.QUEUED:
             heapq.heappush(self._queues[job.request.model], (job.due_at, job.id))
+
+    def _kept_keys(self, new_jobs: Sequence[NewJob], at: float) -> dict[str, tuple[float, KeptKey]]:
+        """All keys of the new jobs; those that are not kept, for the first job that has each."""
+        kept: dict[str, tuple[float, KeptKey]] = {}
+        for job in new_jobs:
+            if (mine := job.idempotency) and mine.key not in kept:
+                known = self._keys.get(mine.key)
+                new = at + mine.seconds, KeptKey(mine.digest, job.id)
+                kept[mine.key] = known if known and known[0] > at else new
+        return kept
 
     def _check_unique(self, new_jobs: Sequence[NewJob]) -> None:
         seen: set[object] = set()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import Connection, Select, func, literal, select, union_all, update
 
 from nexus_jobs.adapters.database import Database, database_now
+from nexus_jobs.adapters.idempotency import standing_ids
 from nexus_jobs.adapters.row_insert import RowInsert
+from nexus_jobs.adapters.sql_keys import keep_keys
 from nexus_jobs.adapters.sql_rows import (
     JOBS_WITH_RESULTS,
     RESULT_COLUMNS,
@@ -45,24 +47,24 @@ class SqlJobs:
         if not new_jobs:
             return []
         bulk_ids = {job.bulk_id for job in new_jobs if job.bulk_id}
-        simple = not bulk_ids and not any(job.ended for job in new_jobs)
+        simple = not bulk_ids and not any(job.ended or job.idempotency for job in new_jobs)
         database = self._database
         with database.write_once() if simple else database.write() as connection:
             _touch_bulks(connection, bulk_ids)
-            at = _JOBS.execute(connection, [job_row(committed(job, 0)) for job in new_jobs])
-            added = [committed(job, at) for job in new_jobs]
-            copies = [result_row(job.id, job.result, None, at) for job in added if job.result]
-            if copies:
-                RESULTS.execute(connection, copies)
-        return added
+            ids = standing_ids(new_jobs, keep_keys(connection, new_jobs))
+            fresh = [job for job, standing in zip(new_jobs, ids, strict=True) if job.id == standing]
+            added = _insert(connection, fresh)
+            earlier = set(ids) - added.keys()
+            if earlier:
+                added |= _select(connection, earlier)
+        return [added[job_id] for job_id in ids]
 
     def get(self, job_id: str) -> Job | None:
         return self.get_many([job_id]).get(job_id)
 
     def get_many(self, job_ids: Sequence[str]) -> dict[str, Job]:
-        statement = JOBS_WITH_RESULTS.where(jobs.c.id.in_(job_ids))
         with self._database.read() as connection:
-            return {row.id: job_with_result(row) for row in connection.execute(statement)}
+            return _select(connection, job_ids)
 
     def search(self, which: JobFilter, *, limit: int, before: str | None = None) -> Sequence[Job]:
         statement = JOBS_WITH_RESULTS.order_by(jobs.c.id.desc()).limit(limit)
@@ -110,6 +112,22 @@ class SqlJobs:
 def _ready(model: str, at_most: int) -> Select[str, int]:
     queued = select(jobs.c.id).where(jobs.c.model == model, is_state([State.QUEUED]), may_run())
     return select(literal(model), func.count()).select_from(queued.limit(at_most).subquery())
+
+
+def _insert(connection: Connection, new_jobs: Sequence[NewJob]) -> dict[str, Job]:
+    if not new_jobs:
+        return {}
+    at = _JOBS.execute(connection, [job_row(committed(job, 0)) for job in new_jobs])
+    added = [committed(job, at) for job in new_jobs]
+    copies = [result_row(job.id, job.result, None, at) for job in added if job.result]
+    if copies:
+        RESULTS.execute(connection, copies)
+    return {job.id: job for job in added}
+
+
+def _select(connection: Connection, job_ids: Collection[str]) -> dict[str, Job]:
+    statement = JOBS_WITH_RESULTS.where(jobs.c.id.in_(job_ids))
+    return {row.id: job_with_result(row) for row in connection.execute(statement)}
 
 
 def _touch_bulks(connection: Connection, bulk_ids: set[str]) -> None:

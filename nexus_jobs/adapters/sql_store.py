@@ -6,10 +6,11 @@ from nexus_jobs.adapters.database import Database
 from nexus_jobs.adapters.sql_bulks import SqlBulks
 from nexus_jobs.adapters.sql_fleet import SqlFleet
 from nexus_jobs.adapters.sql_jobs import SqlJobs
+from nexus_jobs.adapters.sql_keys import SqlKeys
 from nexus_jobs.adapters.sql_leases import SqlLeases
 
 
-class SqlStore(SqlJobs, SqlLeases, SqlBulks, SqlFleet):
+class SqlStore(SqlJobs, SqlKeys, SqlLeases, SqlBulks, SqlFleet):
     """JobStore, BulkStore and FleetStore on one database whose schema is up to date.
 
     `pool_size` is the most connections it opens, but for two that claim. Threads may share it; a

@@ -122,6 +122,22 @@ bulks = Table(
     Column("touched_at", Double, nullable=False, comment="when rows were last added"),
 )
 
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("key", Id, primary_key=True),
+    Column("digest", Text, nullable=False),
+    # looked at when the transaction ends, since a key is kept before its job is inserted
+    Column(
+        "job_id",
+        Id,
+        ForeignKey("jobs.id", deferrable=True, initially="DEFERRED"),
+        nullable=False,
+    ),
+    Column("expires_at", Double, nullable=False),
+    Index("ix_idempotency_keys_expiry", "expires_at"),
+)
+
 models = Table(
     "models",
     metadata,

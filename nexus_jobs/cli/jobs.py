@@ -22,6 +22,10 @@ PAUSE: Final = 0.5
 PAGE: Final = 200
 """Jobs that a list gives at once."""
 
+IdempotencyKey = Annotated[
+    str | None, typer.Option(help="Any text; the same command sent again makes no second job.")
+]
+
 
 class Failed(StrEnum):
     """What can be retried."""
@@ -42,6 +46,7 @@ def submit(
     temperature: Temperature = None,
     seed: Seed = None,
     priority: Priority = None,
+    idempotency_key: IdempotencyKey = None,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Submit one prompt; prints the job's id, or with --wait the answer."""
@@ -54,7 +59,7 @@ def submit(
         "priority": priority,
     }
     with Client(url) as client:
-        job = client.submit_job(_given(body))
+        job = client.submit_job(_given(body), idempotency_key)
         if wait:
             _print_answer(_ended(client, job))
         else:

@@ -1,0 +1,42 @@
+"""Which job stands for a submission that has an idempotency key: told once for every store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from nexus_jobs.errors import InvalidRequest
+from nexus_jobs.job import NewJob
+
+
+@dataclass(frozen=True, slots=True)
+class KeptKey:
+    """What a key stands for: the digest of a submission, and the job that it made."""
+
+    digest: str
+    job_id: str
+
+
+def standing_ids(new_jobs: Sequence[NewJob], kept: Mapping[str, KeptKey]) -> list[str]:
+    """For each new job the id of the job in its place: the one of its key, or itself.
+
+    `kept` has all keys of the new jobs.
+
+    Raises:
+        InvalidRequest: a key stands for another submission.
+    """
+    return [_standing_id(job, kept) for job in new_jobs]
+
+
+def _standing_id(job: NewJob, kept: Mapping[str, KeptKey]) -> str:
+    if job.idempotency is None:
+        return job.id
+    known = kept[job.idempotency.key]
+    if known.digest != job.idempotency.digest:
+        raise InvalidRequest.of(
+            "idempotency_key_reused",
+            "the `Idempotency-Key` belongs to another request; repeat that one word for word, or "
+            "send this one with a new key",
+            field="Idempotency-Key",
+        )
+    return known.job_id
