@@ -25,7 +25,7 @@ class SqlKeys:
 
     def forget_keys(self) -> int:
         with self._database.write_once(durable=False) as connection:
-            return connection.execute(_FORGET).rowcount
+            return len(connection.scalars(_FORGET).all())
 
 
 def keep_keys(connection: Connection, new_jobs: Sequence[NewJob]) -> dict[str, KeptKey]:
@@ -71,4 +71,4 @@ _old = (
     .cte("old")
     .prefix_with("MATERIALIZED", dialect="postgresql")
 )
-_FORGET = delete(keys).where(keys.c.key.in_(select(_old.c.key)))
+_FORGET = delete(keys).where(keys.c.key.in_(select(_old.c.key))).returning(keys.c.key)

@@ -1,11 +1,12 @@
-"""Requests with the same answer share a fingerprint; others never do."""
+"""Requests with the same answer share a fingerprint, equal ones a digest; others never do."""
 
+import hashlib
 from dataclasses import replace
 
 import pytest
 
 from nexus_jobs.config import ModelConfig, Preprocessing
-from nexus_jobs.fingerprint import fingerprint
+from nexus_jobs.fingerprint import digest, fingerprint
 from nexus_jobs.job import Message, Request, SamplingParams
 
 MODEL = ModelConfig(name="m")
@@ -45,3 +46,35 @@ def test_another_template_or_weights_give_another_fingerprint():
 
 def test_a_request_that_depends_on_chance_has_none():
     assert fingerprint(replace(REQUEST, params=SamplingParams(temperature=0.7)), MODEL) is None
+
+
+def test_a_repeated_request_has_the_same_digest():
+    chat = replace(REQUEST, prompt=None, messages=(Message("user", "hi"),))
+    assert digest(chat) == digest(replace(chat, params=SamplingParams()))
+    first, second = ({"a": 1, "b": [2]}, {"b": [2], "a": 1})
+    assert digest(replace(REQUEST, metadata=first)) == digest(replace(REQUEST, metadata=second))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": "n"},
+        {"prompt": "What is a queue? "},
+        {"prompt": None, "messages": (Message("user", "What is a queue?"),)},
+        {"params": SamplingParams(max_tokens=1)},
+        {"params": SamplingParams(stop=("\n",))},
+        {"priority": 0},
+        {"expires_in": 9.0},
+        {"use_cache": False},
+        {"reproducible": True},
+        {"metadata": {}},
+        {"metadata": {"a": "1"}},
+    ],
+)
+def test_any_difference_gives_another_digest(other):
+    assert digest(replace(REQUEST, **other)) != digest(REQUEST)
+
+
+def test_a_digest_is_the_same_in_the_next_release():
+    written = b'{"model":"m","prompt":"What is a queue?"}'
+    assert digest(REQUEST) == hashlib.sha256(written).hexdigest()
