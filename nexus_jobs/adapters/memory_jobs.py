@@ -62,11 +62,11 @@ class MemoryJobs:
     def add(self, new_jobs: Sequence[NewJob]) -> list[Job]:
         with self._lock:
             at = time.time()
+            self._check_importing({job.bulk_id for job in new_jobs if job.bulk_id})
             kept = self._kept_keys(new_jobs, at)
             ids = standing_ids(new_jobs, {name: key for name, (_, key) in kept.items()})
             fresh = [job for job, standing in zip(new_jobs, ids, strict=True) if job.id == standing]
             self._check_unique(fresh)
-            self._check_importing({job.bulk_id for job in fresh if job.bulk_id})
             self._keys |= kept
             for job in (committed(new, at) for new in fresh):
                 self._jobs[job.id] = job

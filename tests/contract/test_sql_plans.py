@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Engine, event, text
 
 from nexus_jobs.adapters.database import Database
-from nexus_jobs.job import Bulk, Cached, Ended, Event
+from nexus_jobs.job import Bulk, Cached, Ended, Event, Idempotency
 from tests.contract.stores import RESULT, Store, claim, finish, new_bulk, new_job
 
 Statement = tuple[str, Any]
@@ -37,7 +37,7 @@ def plan(database: Database, statement: Statement) -> str:
 
 
 def fill(store: Store, database: Database) -> Bulk:
-    """Ten bulks of 400 ended rows, and 200 running and 600 queued jobs of two models."""
+    """Ten bulks of 400 ended rows, 200 running and 600 queued jobs of two models, 500 keys."""
     answered = Ended(result=RESULT, cached=Cached.REDIS)
     for _ in range(10):
         bulk = store.add_bulk(new_bulk())
@@ -47,6 +47,8 @@ def fill(store: Store, database: Database) -> Bulk:
     for i, job in enumerate(claim(store, 300)[:100]):
         finish(store, [job], Event.SUCCEED, fingerprint=f"f{i}")
     store.add([new_job(model="n", expires_in=1e6 if i % 9 else None) for i in range(500)])
+    kept = {"digest": "d", "seconds": 1e6}
+    store.add([new_job(idempotency=Idempotency(key=str(i), **kept)) for i in range(500)])
     with database.read() as connection:  # as the server's own housekeeping would do
         connection.execute(text("VACUUM"))
         connection.execute(text("ANALYZE"))
@@ -62,6 +64,7 @@ CALLS: list[tuple[str, Callable[[Store, str], object]]] = [
     ("uq_jobs_bulk_row", lambda store, bulk_id: list(store.bulk_rows(bulk_id, chunk=100))),
     ("ix_jobs_bulk_progress", lambda store, bulk_id: store.bulk_progress(bulk_id)),
     ("ix_results_fingerprint", lambda store, _: store.find_results(["f1"], max_age=9.0)),
+    ("ix_idempotency_keys_expiry", lambda store, _: store.forget_keys()),
 ]
 
 
@@ -71,7 +74,9 @@ def test_each_statement_uses_its_index(sql_store: Store, database_url: str) -> N
     for index, call in CALLS:
         with statements() as sent:
             call(sql_store, bulk.id)
-        reading = [each for each in sent if re.search("FROM (jobs|results)", each[0])]
+        reading = [
+            each for each in sent if re.search("FROM (jobs|results|idempotency_keys)", each[0])
+        ]
         plans = "\n".join(plan(database, statement) for statement in reading)
         assert index in plans, plans
     database.close()

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 from nexus_jobs.adapters import schema
 from nexus_jobs.adapters.memory_store import MemoryStore
 from nexus_jobs.adapters.sql_store import SqlStore
-from nexus_jobs.errors import Conflict
+from nexus_jobs.errors import Conflict, InvalidRequest
 from nexus_jobs.job import (
     TERMINAL,
     TRANSITIONS,
@@ -32,6 +32,7 @@ from nexus_jobs.job import (
     Ended,
     Event,
     FinishReason,
+    Idempotency,
     Job,
     JobError,
     NewJob,
@@ -52,6 +53,9 @@ LEGAL = {(source, to) for sources, to in TRANSITIONS.values() for source in sour
 SPANS = st.sampled_from([-1000.0, 1000.0])
 NUMBERS = st.integers(0, 30)
 BIRTHS = st.sampled_from([None, None, None, Ended(RESULT, Cached.REDIS), Ended(error=ERROR)])
+KEYED = st.builds(
+    Idempotency, key=st.sampled_from("kl"), digest=st.sampled_from("de"), seconds=SPANS
+)
 
 
 @st.composite
@@ -67,6 +71,7 @@ def drafts(draw: st.DrawFn) -> dict[str, Any]:
         "slack": draw(st.sampled_from([0.0, 1000.0, 2000.0])),
         "max_attempts": draw(st.integers(1, 2)),
         "ended": draw(BIRTHS),
+        "idempotency": draw(st.none() | KEYED),
     }
 
 
@@ -118,8 +123,8 @@ class TwoStores(RuleBasedStateMachine):
     def answer(ask: Callable[..., Any], store: Any, which: int) -> Any:
         try:
             return ask(store, which)
-        except Conflict:
-            return "conflict"
+        except (Conflict, InvalidRequest) as error:
+            return error.code
 
     @rule(batch=st.lists(drafts(), min_size=1, max_size=4), again=st.booleans())
     def add(self, batch: list[dict[str, Any]], again: bool) -> None:
@@ -246,6 +251,10 @@ class TwoStores(RuleBasedStateMachine):
     @rule()
     def requeue_lapsed(self) -> None:
         self.both(lambda store, _: store.requeue_lapsed())
+
+    @rule()
+    def forget_keys(self) -> None:
+        self.both(lambda store, _: store.forget_keys())
 
     @rule()
     def expire_overdue(self) -> None:
