@@ -26,6 +26,7 @@ from sqlalchemy.exc import (
     DisconnectionError,
     IntegrityError,
     InterfaceError,
+    InternalError,
     OperationalError,
     ProgrammingError,
 )
@@ -41,6 +42,9 @@ BUSY_TIMEOUT = 10.0
 """Seconds a SQLite writer waits for those of other processes."""
 CONNECT_TIMEOUT = 5
 """Seconds to wait for a PostgreSQL server to answer."""
+FROZEN_TIMEOUT = 10.0
+"""Seconds after which a PostgreSQL server ends a transaction whose process says nothing more, so
+that those who wait for its locks can go on."""
 RELAXED_CONNECTIONS = 2
 """For claims and heartbeats, beside the pool's."""
 DRIVERS = {
@@ -152,8 +156,9 @@ def _translated() -> Iterator[None]:
         yield
     except IntegrityError as error:
         raise Conflict(f"the database refuses it: {_first_line(error.orig)}") from error
-    except (OperationalError, InterfaceError, ProgrammingError) as error:
-        # a ProgrammingError is a table that is missing: the schema is not there yet
+    except (OperationalError, InterfaceError, InternalError, ProgrammingError) as error:
+        # a ProgrammingError is a table that is missing: the schema is not there yet; an
+        # InternalError is a transaction that the server has ended, or a server that only reads
         raise StoreUnavailable(_first_line(error.orig)) from error
     except OSError as error:
         raise StoreUnavailable(f"the database's folder cannot be used: {error}") from error
@@ -199,12 +204,20 @@ def _postgresql(url: URL, pool_size: int) -> tuple[Engine, Engine, Engine]:
 
     try:
         reader = engine(pool_size)
+        _end_frozen_transactions(reader)
         relaxed = engine(RELAXED_CONNECTIONS, options="-c synchronous_commit=off")
     except ModuleNotFoundError as error:
         raise ConfigError(
             "PostgreSQL needs a driver: pip install 'nexus-jobs[postgres]'"
         ) from error
     return reader, _in_transactions(reader, "BEGIN"), relaxed
+
+
+def _end_frozen_transactions(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: object) -> None:
+        milliseconds = int(FROZEN_TIMEOUT * 1000)
+        connection.execute(f"SET idle_in_transaction_session_timeout = {milliseconds}")
 
 
 def _check_closed(engine: Engine) -> None:

@@ -14,7 +14,7 @@ import pytest
 from nexus_jobs.adapters.database import Database
 from nexus_jobs.adapters.sql_keys import keep_keys
 from nexus_jobs.adapters.sql_store import SqlStore
-from nexus_jobs.errors import Conflict, InvalidRequest
+from nexus_jobs.errors import Conflict, InvalidRequest, StoreUnavailable
 from nexus_jobs.job import Cached, Ended, Event, Idempotency, NewJob, State
 from nexus_jobs.ports import JobFilter
 from tests.contract.stores import RESULT, Store, claim, eventually, finish, new_job
@@ -184,6 +184,19 @@ def test_a_key_whose_taker_gives_up_goes_to_the_one_who_waits(
             with pytest.raises(TimeoutError):
                 waiting.result(0.1)
         assert waiting.result(10)[0].id == mine.id
+
+
+def test_a_process_that_freezes_with_a_key_in_hand_holds_nobody_up_for_long(
+    empty_postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nexus_jobs.adapters.database.FROZEN_TIMEOUT", 0.1)
+    frozen, store = Database(empty_postgres, pool_size=1), SqlStore(empty_postgres, pool_size=1)
+    mine = keyed()
+    with pytest.raises(StoreUnavailable), frozen.write() as connection:  # noqa: PT012
+        keep_keys(connection, [keyed()])
+        assert store.add([mine])[0].id == mine.id
+    frozen.close()
+    store.close()
 
 
 def test_forgetting_waits_for_nobody(empty_postgres: str) -> None:
