@@ -1,13 +1,16 @@
-"""A small model that tests of files can pull."""
+"""A small model that tests of files can pull, and databases without tables."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from sqlalchemy import create_engine, make_url, text
 from tokenizers import Tokenizer, models
 
 
@@ -31,6 +34,27 @@ def tiny_folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def model_root(tmp_path: Path) -> Path:
     return tmp_path / "models"
+
+
+@pytest.fixture
+def postgres_database(postgres_url: str) -> Iterator[str]:
+    """A database of its own on the session's server."""
+    name = f"nexus_{uuid4().hex}"
+    server = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield make_url(postgres_url).set(database=name).render_as_string()
+    with server.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    server.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/nexus.db"
+    return str(request.getfixturevalue("postgres_database"))
 
 
 def write(path: Path, document: object) -> None:

@@ -43,6 +43,19 @@ def test_a_refusal_without_details_says_what_it_says_in_short() -> None:
         client.job("1")
 
 
+@pytest.mark.parametrize("key", [None, "k 1"])
+def test_a_submission_carries_its_key_if_it_has_one(key: str | None) -> None:
+    seen: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(202, json={"id": "j1"})
+
+    with Client("http://nexus.test", transport=httpx.MockTransport(handle)) as client:
+        client.submit_job({}, key)
+    assert seen[0].headers.get("Idempotency-Key") == key
+
+
 @pytest.mark.parametrize("status", [502, 503, 504])
 def test_a_server_that_is_away_for_a_moment_is_worth_another_try(status: int) -> None:
     with client_of(problem(status)) as client, pytest.raises(ServerUnreachable):

@@ -35,6 +35,7 @@ class Script:
     def __init__(self) -> None:
         self.answers: dict[str, list[tuple[int, Any]]] = {}
         self.requests: list[tuple[str, bytes]] = []
+        self.key: str | None = None
         self.url = ""
 
     def on(self, call: str, *answers: Any) -> None:
@@ -54,6 +55,7 @@ def server() -> Iterator[Script]:
         def reply(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             path = self.path.removeprefix("/api/v1/").partition("?")[0]
+            script.key = self.headers["Idempotency-Key"]
             status, answer = script.answer(f"{self.command} {path}", body)
             content = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
             self.send_response(status)
@@ -107,6 +109,12 @@ def test_a_submitted_job_is_named(server: Script, nexus: Any, capsys: Any) -> No
     assert capsys.readouterr().out == "j1\n"
     body = json.loads(server.requests[0][1])
     assert body == {"model": "tiny", "prompt": "Hello", "max_tokens": 5}
+
+
+def test_a_job_is_submitted_under_its_key(server: Script, nexus: Any) -> None:
+    server.on("POST jobs", {"id": "j1"})
+    assert nexus("jobs", "submit", "tiny", "Hello", "--idempotency-key", "k 1") == 0
+    assert server.key == "k 1"
 
 
 def test_waiting_for_a_job_prints_its_answer(server: Script, nexus: Any, capsys: Any) -> None:

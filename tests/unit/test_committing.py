@@ -5,8 +5,9 @@ from concurrent.futures import Future
 
 import pytest
 
-from nexus_jobs.errors import Conflict, StoreUnavailable
-from nexus_jobs.job import NewJob, Request, State
+from nexus_jobs import telemetry
+from nexus_jobs.errors import Conflict, InvalidRequest, StoreUnavailable
+from nexus_jobs.job import Idempotency, NewJob, Request, State
 from tests.e2e.stack import until
 
 
@@ -26,12 +27,18 @@ def store(services, monkeypatch):
     return store
 
 
-def draft(job_id: str) -> NewJob:
-    return NewJob(id=job_id, request=Request(model="simulated", prompt=job_id), slack=0.0)
+def draft(job_id: str, **fields) -> NewJob:
+    request = Request(model="simulated", prompt=job_id)
+    return NewJob(id=job_id, request=request, slack=0.0, **fields)
 
 
 def submit(services, *ids: str) -> Future:
     return services.committer.submit([draft(job_id) for job_id in ids])
+
+
+def submit_keyed(services, job_id: str, digest: str) -> Future:
+    key = Idempotency(key="k", digest=digest, seconds=60.0)
+    return services.committer.submit([draft(job_id, idempotency=key)])
 
 
 def begin(services, store) -> Future:
@@ -79,6 +86,39 @@ def test_a_bad_entry_fails_alone(services, store):
         bad.result(10)
     assert good.result(10)[0].state is State.QUEUED
     assert store.get("new") is None
+
+
+def test_one_bad_entry_of_a_crowd_costs_few_transactions(services, store):
+    begin(services, store)
+    crowd = [submit(services, f"{number}") for number in range(63)]
+    bad = submit(services, "first")
+    store.release.set()
+    assert all(entry.result(10) for entry in crowd)
+    assert isinstance(bad.exception(10), Conflict)
+    assert len(store.groups) < 20
+
+
+def test_equal_submissions_of_one_group_share_a_job(services, store):
+    begin(services, store)
+    equal = [submit_keyed(services, f"{number}", "same") for number in range(50)]
+    other = submit_keyed(services, "other", "another")
+    store.release.set()
+    assert {entry.result(10)[0].id for entry in equal} == {"0"}
+    with pytest.raises(InvalidRequest, match="belongs to another request"):
+        other.result(10)
+    assert store.backlog(["simulated"], 99) == {"simulated": 2}
+
+
+def test_only_new_jobs_are_counted_and_announced(services, monkeypatch):
+    rung = []
+    monkeypatch.setattr(services.platform.tickets, "ring", rung.append)
+    counter = telemetry.jobs_submitted.labels("simulated")
+    before = counter._value.get()
+    for number in range(3):
+        submit_keyed(services, f"{number}", "same").result(10)
+    services.close()
+    assert counter._value.get() == before + 1
+    assert sum(counts["simulated"] for counts in rung) == 1
 
 
 def test_nobody_of_a_group_is_accepted_when_the_store_is_away(services, store, monkeypatch):

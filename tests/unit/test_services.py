@@ -1,10 +1,18 @@
 """What the API's services promise, with everything in memory."""
 
 import io
+import threading
+import time
 
 import pytest
 
-from nexus_jobs.errors import Conflict, InvalidRequest, NotFound, QueueUnavailable
+from nexus_jobs.errors import (
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    QueueUnavailable,
+    StoreUnavailable,
+)
 from nexus_jobs.job import (
     Cached,
     Request,
@@ -52,6 +60,47 @@ class TestSubmitting:
     def test_more_tokens_than_the_model_has_are_refused(self, services):
         with pytest.raises(InvalidRequest, match="takes 256 tokens"):
             services.jobs.submit([ask(params=SamplingParams(max_tokens=1_000_000))])
+
+
+class TestSubmittingOnce:
+    def test_a_repetition_gives_the_first_job(self, services):
+        first, repeated = services.jobs.submit_once(ask(), "k")
+        assert not repeated
+        finish_all(services)
+        again, repeated = services.jobs.submit_once(ask(), "k")
+        assert (again, repeated) == (services.jobs.get(first.id), True)
+        assert again.result == ANSWER
+
+    def test_what_was_committed_without_an_answer_is_not_committed_again(
+        self, services, monkeypatch
+    ):
+        store = services.platform.store
+        add = store.add
+
+        def lose_the_answer(drafts):
+            add(drafts)
+            raise StoreUnavailable("the connection broke")
+
+        monkeypatch.setattr(store, "add", lose_the_answer)
+        with pytest.raises(StoreUnavailable):
+            services.jobs.submit_once(ask(), "k")
+        monkeypatch.undo()
+        job, repeated = services.jobs.submit_once(ask(), "k")
+        assert (repeated, job.state) == (True, State.QUEUED)
+        assert finish_all(services) == 1
+
+    def test_a_repetition_waits_for_the_job_that_is_under_way(self, services, monkeypatch):
+        monkeypatch.setattr("nexus_jobs.waiting.LOOK_AGAIN_SECONDS", 60)
+        first, _ = services.jobs.submit_once(ask(), "k")
+        threading.Timer(0.05, finish_all, [services]).start()
+        started = time.monotonic()
+        job, _ = services.jobs.submit_once(ask(), "k", 30)
+        assert (job.id, job.state) == (first.id, State.SUCCEEDED)
+        assert time.monotonic() - started < 20
+
+    def test_a_wait_that_runs_out_gives_the_job_as_it_stands(self, services):
+        job, _ = services.jobs.submit_once(ask(), "k", 0.05)
+        assert job.state is State.QUEUED
 
 
 class TestCaching:
