@@ -44,6 +44,8 @@ def _readiness(services: Services) -> ReadyDocument:
     checks = services.checks()
     if checks["database"] is not None:
         return {"status": "unavailable", "checks": checks}
+    if services.watch.closed:
+        return {"status": "stopping", "checks": checks}
     if any(reason is not None for reason in checks.values()):
         return {"status": "degraded", "checks": checks}
     return {"status": "ok", "checks": checks}
@@ -51,4 +53,4 @@ def _readiness(services: Services) -> ReadyDocument:
 
 def _status_code(document: ReadyDocument) -> int:
     # Without Redis jobs are still accepted and found by polling, so only the database counts.
-    return 503 if document["status"] == "unavailable" else 200
+    return 503 if document["status"] in ("unavailable", "stopping") else 200

@@ -181,8 +181,10 @@ class LiveDocument(TypedDict):
 
 @described
 class ReadyDocument(TypedDict):
-    status: Literal["ok", "degraded", "unavailable"]
-    """`unavailable` without the database; `degraded` if jobs are accepted but may start late."""
+    status: Literal["ok", "degraded", "unavailable", "stopping"]
+    """`unavailable` without the database; `degraded` if jobs are accepted but may start late;
+    `stopping` when this process was asked to end.
+    """
     checks: dict[str, str | None]
     """What is wrong with each thing depended on; null is well."""
 

@@ -71,6 +71,7 @@ class Services:
     fleet: FleetStore
     metrics: Exposition
     committer: Committer
+    watch: EndedWatch
     platform: Platform
 
     def checks(self) -> dict[str, str | None]:
@@ -168,6 +169,7 @@ def services_on(platform: Platform) -> Services:
         fleet=store,
         metrics=Exposition(store, settings.metrics.collection_interval),
         committer=committer,
+        watch=watch,
         platform=platform,
     )
 

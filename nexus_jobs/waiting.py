@@ -25,6 +25,7 @@ class Waiter:
         self._lock = threading.Lock()
         self._awaited = set(job_ids)
         self._told: dict[str, Ending | None] = {}
+        self._leaving = False
         self._woken = threading.Event()
 
     def tell(self, job_id: str, ending: Ending | None) -> None:
@@ -33,6 +34,12 @@ class Waiter:
             self._told[job_id] = ending
             if self._told.keys() >= self._awaited:
                 self._woken.set()
+
+    def leave(self) -> None:
+        """Wait no longer: the caller gets the jobs as they stand, once they are committed."""
+        with self._lock:
+            self._leaving = True
+            self._woken.set()
 
     def follow_commit(self, commit: Future[list[Job]], until: float) -> dict[str, Job]:
         """The jobs of a commit that is under way, when all have ended or `until` has come.
@@ -52,7 +59,7 @@ class Waiter:
         known = dict(jobs)
         while open_ids := [job_id for job_id, job in known.items() if not job.ended]:
             left = until - time.monotonic()
-            if left <= 0:
+            if left <= 0 or self._leaving:
                 break
             told = self._listen(open_ids, min(left, LOOK_AGAIN_SECONDS))
             known |= {i: _ended(known[i], ending) for i, ending in told.items() if ending}
@@ -65,7 +72,7 @@ class Waiter:
         """What is told of the jobs until all are, or the time is over."""
         with self._lock:
             self._awaited = set(job_ids)
-            if self._told.keys() >= self._awaited:
+            if self._leaving or self._told.keys() >= self._awaited:
                 self._woken.set()
             else:
                 self._woken.clear()
@@ -80,14 +87,27 @@ class Waiter:
 
 
 class EndedWatch:
-    """Lets at most `limit` callers at a time wait for jobs to end."""
+    """Lets at most `limit` callers at a time wait for jobs to end, until it is closed."""
 
     def __init__(self, store: JobStore, signals: Signals, *, limit: int) -> None:
         self._store = store
         self._lock = threading.Lock()
         self._waiters: dict[str, list[Waiter]] = defaultdict(list)
         self._places = threading.BoundedSemaphore(limit)
+        self._closed = False
         signals.listen(Channel.ENDED, self._heard)
+
+    def close(self) -> None:
+        """Let everybody go, as if their time was over; from now on nobody waits."""
+        with self._lock:
+            self._closed = True
+            waiting = {waiter for waiters in self._waiters.values() for waiter in waiters}
+        for waiter in waiting:
+            waiter.leave()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
 
     def wait(self, job_ids: Sequence[str], seconds: float) -> dict[str, Job]:
         """The jobs as they stand when all have ended or `seconds` are over.
@@ -123,6 +143,8 @@ class EndedWatch:
         with self._lock:
             for job_id in job_ids:
                 self._waiters[job_id].append(waiter)
+            if self._closed:
+                waiter.leave()
 
     def _unregister(self, waiter: Waiter, job_ids: Sequence[str]) -> None:
         with self._lock:

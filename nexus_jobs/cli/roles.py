@@ -20,7 +20,7 @@ from nexus_jobs.config import load_settings
 from nexus_jobs.supervisor import die_with_parent
 
 STOP_SECONDS: Final = 5
-"""How long requests that hold on for a job may delay a stop of the API; their jobs go on."""
+"""How long requests that are under way may delay a stop of the API."""
 
 _CONNECTIONS: Final = 1024
 """Open connections that an API process holds, idle ones included."""
@@ -53,9 +53,12 @@ def load_application(target: str, turns: Any) -> Any:
 
     `turns` is a number that these processes share, so that each keeps to a core of its own.
 
-    Such a process is tied to its parent: an orphan would go on answering on the same port.
+    Such a process is tied to its parent: an orphan would go on answering on the same port. It
+    drops its parent's signal handlers, so that it can be stopped before it has its own.
     """
     die_with_parent(os.getppid(), signal.SIGKILL)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
     if load_settings().server.one_core:
         with turns:
             turn, turns.value = turns.value, turns.value + 1
