@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.roles import Roles
 from tests.e2e.stack import SIMULATED, SLOW, Stack
 
 
@@ -32,3 +33,17 @@ def stack(make_stack) -> Stack:
     shared = make_stack([{"name": "smollm2-135m", "max_batch_size": 16}, SIMULATED, SLOW])
     shared.start()
     return shared
+
+
+@pytest.fixture
+def make_roles(tmp_path, models_dir) -> Iterator[Callable[..., Roles]]:
+    made: list[Roles] = []
+
+    def make(*models: dict[str, Any]) -> Roles:
+        made.append(Roles(tmp_path, list(models), models_dir))
+        return made[-1]
+
+    yield make
+    for roles in made:
+        roles.http.close()
+        roles.end_all()

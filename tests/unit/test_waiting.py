@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -138,6 +139,47 @@ def test_a_job_that_is_handed_back_makes_no_waiter_spin(services, monkeypatch):
     threading.Timer(0.05, hand_back).start()
     assert services.jobs.wait([job.id], 0.5)[0].state is State.QUEUED
     assert len(reads) < 5
+
+
+def test_who_waits_is_let_go_when_the_watch_closes(services, monkeypatch):
+    monkeypatch.setattr("nexus_jobs.waiting.LOOK_AGAIN_SECONDS", 60)
+    (job,) = services.jobs.submit([ask()])
+    with ThreadPoolExecutor() as pool:
+        waits = [
+            pool.submit(services.jobs.wait, [job.id], 60),
+            pool.submit(services.jobs.wait, [job.id], 60),
+            pool.submit(services.jobs.generate, ask("another"), 60),
+        ]
+        until(lambda: len(services.watch._waiters) == 2)
+        started = time.monotonic()
+        services.watch.close()
+        [watched], [same], generated = [wait.result(30) for wait in waits]
+    assert time.monotonic() - started < 20
+    assert watched == same == job
+    assert services.jobs.get(generated.id) == generated
+
+
+def test_nobody_waits_at_a_watch_that_is_closed(services):
+    services.watch.close()
+    started = time.monotonic()
+    job = services.jobs.generate(ask(), 60)
+    assert job.state is State.QUEUED
+    assert services.jobs.wait([job.id], 60) == [job]
+    assert time.monotonic() - started < 20
+
+
+def test_a_watch_that_closes_during_a_commit_lets_it_come_to_its_end(services, monkeypatch):
+    monkeypatch.setattr("nexus_jobs.waiting.LOOK_AGAIN_SECONDS", 60)
+    store, closed = services.platform.store, threading.Event()
+    add = store.add
+    monkeypatch.setattr(store, "add", lambda drafts: closed.wait(30) and add(drafts))
+    with ThreadPoolExecutor() as pool:
+        generation = pool.submit(services.jobs.generate, ask(), 60)
+        until(lambda: services.watch._waiters)
+        services.watch.close()
+        closed.set()
+        job = generation.result(20)
+    assert services.jobs.get(job.id) == job
 
 
 def test_an_unknown_job_is_not_waited_for(services):

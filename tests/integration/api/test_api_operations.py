@@ -81,6 +81,13 @@ def test_only_the_database_decides_whether_jobs_can_be_accepted(
     assert answer.json["checks"] == checks
 
 
+def test_a_process_that_stops_is_not_ready(client: FlaskClient, services: Services):
+    services.watch.close()
+    for path in ("/health/ready", "/health"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.json["status"]) == (503, "stopping")
+
+
 def test_health_tells_all_in_one(client: FlaskClient):
     health = client.get("/health").json
     assert health["status"] == "ok"
