@@ -9,9 +9,8 @@ from typing import Final
 
 from loadtests.batching_simulation import Outcome, Phase, SimulatedJob, arrivals
 from nexus_jobs.adapters.engines.simulated import SimulatedEngine
-from nexus_jobs.bootstrap import connect_memory
+from nexus_jobs.bootstrap import connect_memory, settlement_on
 from nexus_jobs.config import ModelConfig, Settings
-from nexus_jobs.execution import Settlement
 from nexus_jobs.job import Bulk, BulkState, NewJob, Request, SamplingParams
 from nexus_jobs.ports import Progress
 from workers.device import Device
@@ -48,9 +47,7 @@ class LiveWorker:
             settings=settings,
             store=self._store,
             fleet=self._store,
-            settlement=Settlement(
-                store=self._store, cache=platform.cache, signals=platform.signals
-            ),
+            settlement=settlement_on(platform),
             signals=platform.signals,
             build_engine=lambda _: self._engine,
             waiting_tickets=TICKETS_AT_A_TIME,

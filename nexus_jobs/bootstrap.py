@@ -23,6 +23,7 @@ from nexus_jobs.caching import StoredResults, TieredCache
 from nexus_jobs.committing import Committer
 from nexus_jobs.config import ModelConfig, Settings, load_models
 from nexus_jobs.errors import QueueUnavailable, StoreUnavailable
+from nexus_jobs.execution import Settlement
 from nexus_jobs.exposition import Exposition
 from nexus_jobs.intake import Catalog, Intake
 from nexus_jobs.ports import (
@@ -171,6 +172,16 @@ def services_on(platform: Platform) -> Services:
         committer=committer,
         watch=watch,
         platform=platform,
+    )
+
+
+def settlement_on(platform: Platform) -> Settlement:
+    """What a worker ends attempts with, on the adapters of `platform`."""
+    return Settlement(
+        store=platform.store,
+        cache=platform.cache,
+        signals=platform.signals,
+        tickets=platform.tickets,
     )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+
+import structlog
 
 from nexus_jobs import telemetry
 from nexus_jobs.caching import TieredCache
 from nexus_jobs.config import ModelConfig
-from nexus_jobs.errors import InvalidRequest
+from nexus_jobs.errors import InvalidRequest, QueueUnavailable
 from nexus_jobs.job import (
     TERMINAL,
     Event,
@@ -26,10 +29,13 @@ from nexus_jobs.ports import (
     Progress,
     Settled,
     Signals,
+    TicketQueue,
     Tokenizer,
     TokenSequence,
 )
 from nexus_jobs.prompting import prompt_ids
+
+log = structlog.get_logger(__name__)
 
 
 class Row:
@@ -129,12 +135,15 @@ def warm_up(engine: Engine) -> None:
 
 
 class Settlement:
-    """Records how attempts ended, then tells the caches and whoever waits."""
+    """Records how attempts ended, then tells the caches, whoever waits, and other workers."""
 
-    def __init__(self, *, store: JobStore, cache: TieredCache, signals: Signals) -> None:
+    def __init__(
+        self, *, store: JobStore, cache: TieredCache, signals: Signals, tickets: TicketQueue
+    ) -> None:
         self._store = store
         self._cache = cache
         self._signals = signals
+        self._tickets = tickets
 
     def settle(self, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
         """Commit the outcomes of these jobs in one transaction.
@@ -163,6 +172,22 @@ class Settlement:
         for job, outcome in zip(jobs, outcomes, strict=True):
             if outcome.lease not in settled and outcome.event is not Event.RELEASE:
                 telemetry.leases_lost.labels(job.request.model).inc()
+        self._ring(
+            Counter(
+                job.request.model
+                for job, outcome in zip(jobs, outcomes, strict=True)
+                if outcome.lease in settled and outcome.event is Event.RELEASE
+            )
+        )
+
+    def _ring(self, handed_back: Counter[str]) -> None:
+        """Let another worker start at once what this one hands back."""
+        if not handed_back:
+            return
+        try:
+            self._tickets.ring(handed_back)
+        except QueueUnavailable as error:
+            log.warning("tickets.unsent", jobs=handed_back.total(), reason=str(error))
 
 
 def _ending(job: Job, outcome: Outcome, settled: Settled) -> Ending | None:

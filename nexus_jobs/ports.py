@@ -164,8 +164,8 @@ class FleetStore(Protocol):
     def report(self, worker: WorkerReport) -> None:
         """Insert or refresh a worker's row."""
 
-    def retire(self, worker_id: str) -> None:
-        """Remove a worker that has stopped."""
+    def retire(self, worker_id: str, pid: int) -> None:
+        """Remove a worker that has stopped, unless another process reports under its name."""
 
     def workers(self, *, max_age: float) -> list[WorkerReport]:
         """Workers that reported in the last `max_age` seconds."""

@@ -16,6 +16,9 @@ jobs_ended = Counter("nexus_jobs_ended_total", "Jobs that ended, by state.", ["m
 cache_hits = Counter("nexus_cache_hits_total", "Requests answered by a cache.", ["level"])
 cache_misses = Counter("nexus_cache_misses_total", "Deterministic requests that no cache knew.")
 tickets_lost = Counter("nexus_tickets_unsent_total", "Jobs whose ticket could not be sent.")
+consumer_stalls = Counter(
+    "nexus_consumer_stalls_total", "Times a worker stopped taking tickets and was made to again."
+)
 leases_lost = Counter(
     "nexus_leases_lost_total", "Outcomes refused because the lease was held no longer.", ["model"]
 )

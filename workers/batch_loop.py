@@ -87,7 +87,7 @@ class BatchLoop:
             self._to_evict.update(leases)
 
     def drain(self, deadline: float) -> None:
-        """Let no more rows join; hand back those still running at `deadline`."""
+        """Claim no more rows; hand back those that are not done at `deadline`."""
         self._deadline = deadline
         self._feeder.stop()
 

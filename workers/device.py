@@ -92,7 +92,7 @@ class Device:
         self._stopped.set()
         self._heart.join()
         try:
-            self._fleet.retire(self._name)
+            self._fleet.retire(self._name, os.getpid())
         except StoreUnavailable as error:
             log.warning("retire.failed", reason=str(error))
 

@@ -92,14 +92,14 @@ class Feeder:
                 self._pause()
 
     def wait(self) -> bool:
-        """Wait until rows are ready; False once it is stopped."""
+        """Wait until rows are ready; False if there are none and it is stopped."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or self._ready or self._suspects_turn())
-            return not self._stopping
+            return bool(self._ready) or self._suspects_turn()
 
     def take(self) -> list[Row]:
-        """The rows that join at this step; does not block, and gives none once it is stopped."""
-        if not (self._ready or self._suspect) or self._stopping:
+        """The rows that join at this step; does not block."""
+        if not (self._ready or self._suspect):
             return []
         with self._changed:
             if self._suspects_turn():

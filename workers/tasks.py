@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from celery import Celery, signals
+from celery.worker.consumer import Consumer
 from kombu import Queue
 
 from nexus_jobs.adapters.celery_tickets import TICKET_TASK, model_of, queue_of
 from nexus_jobs.adapters.engines.build import build_engine
-from nexus_jobs.bootstrap import Platform, connect
+from nexus_jobs.bootstrap import Platform, connect, settlement_on
 from nexus_jobs.config import ModelConfig, Settings
 from nexus_jobs.errors import ConfigError, NexusError
-from nexus_jobs.execution import Settlement
 from nexus_jobs.telemetry import configure_logging, serve_metrics
+from workers.consumer_watch import ConsumerWatch
 from workers.device import Device
+from workers.threads import vital_thread
 
 log = structlog.get_logger(__name__)
 
+LAST_SECONDS = 3.0
+"""After the grace period: time to hand jobs back. Whatever still holds a stopping worker up then,
+such as Redis or a database that does not answer, is left behind.
+"""
 WAITING_TICKETS = 2
 """Tickets of one model that may wait in a worker, each on a thread of its own."""
 
@@ -31,14 +40,16 @@ def register(app: Celery, settings: Settings) -> None:
     life = _Life(settings)
 
     def generate(model: str, count: int) -> None:
-        if life.device is not None:
-            life.device.credit(model, count)
+        if life.device is not None and life.watch is not None:
+            with life.watch.ticket():
+                life.device.credit(model, count)
 
     app.task(generate, name=TICKET_TASK, ignore_result=True)
     # that somebody listens here keeps Celery from setting up logging of its own
     signals.setup_logging.connect(lambda **_: None, weak=False)
     signals.celeryd_init.connect(_or_exit(life.configure), weak=False)
     signals.worker_init.connect(_or_exit(life.start), weak=False)
+    signals.worker_ready.connect(life.watch_consumer, weak=False)
     signals.worker_shutting_down.connect(life.drain, weak=False)
     signals.worker_shutdown.connect(life.stop, weak=False)
 
@@ -66,6 +77,7 @@ class _Life:
         self._settings = settings
         self._platform: Platform | None = None
         self.device: Device | None = None
+        self.watch: ConsumerWatch | None = None
 
     def configure(self, conf: Any, options: dict[str, Any], **_: Any) -> None:
         """Before the worker reads its settings: logging, and a thread for each waiting ticket."""
@@ -88,9 +100,7 @@ class _Life:
             settings=self._settings,
             store=platform.store,
             fleet=platform.store,
-            settlement=Settlement(
-                store=platform.store, cache=platform.cache, signals=platform.signals
-            ),
+            settlement=settlement_on(platform),
             signals=platform.signals,
             build_engine=partial(
                 build_engine,
@@ -102,13 +112,32 @@ class _Life:
         serve_metrics(self._settings.metrics.prometheus_port)
         self.device.start()
 
+    def watch_consumer(self, sender: Consumer, **_: Any) -> None:
+        """When the worker takes its first tickets: see to it that it goes on to take them."""
+        assert self._platform is not None  # noqa: S101 - Celery configures before it starts
+        queues = list(sender.app.amqp.queues.consume_from)
+        self.watch = ConsumerWatch(
+            [model_of(queue) for queue in queues],
+            tickets=self._platform.tickets,
+            restart=partial(_start_anew, sender, queues),
+            clock=time.monotonic,
+        )
+        vital_thread("consumer watch", self.watch.run).start()
+
     def drain(self, **_: Any) -> None:
         """On SIGTERM: claim no more and let the tickets go.
 
         On a thread of its own, since a signal handler must not wait for locks.
         """
+        threading.Thread(target=self._drain, name="drain", daemon=True).start()
+
+    def _drain(self) -> None:
+        if self.watch is not None:
+            self.watch.stop()
         if self.device is not None:
-            threading.Thread(target=self.device.drain, name="drain").start()
+            self.device.drain()
+        time.sleep(self._settings.worker.grace_seconds + LAST_SECONDS)
+        _leave()
 
     def stop(self, **_: Any) -> None:
         """When Celery has let its threads go: see the running rows to their end."""
@@ -117,6 +146,25 @@ class _Life:
             self.device.join()
         if self._platform is not None:
             self._platform.close()
+
+
+def _start_anew(consumer: Consumer, queues: list[str]) -> None:
+    """Have a consumer connect again and consume from these queues, unless it is about to."""
+
+    def break_off() -> None:
+        consumer.app.amqp.queues.select(queues)
+        raise ConnectionError("no ticket came in")  # its loop takes this for one that Redis closed
+
+    if consumer.connection is not None:
+        consumer.call_soon(break_off)
+
+
+def _leave() -> NoReturn:
+    """End this process and its engines' although something holds it up."""
+    log.warning("stop.overdue")
+    for engine in multiprocessing.active_children():
+        engine.kill()
+    os._exit(os.EX_TEMPFAIL)
 
 
 def _served(app: Celery, models: list[ModelConfig]) -> list[ModelConfig]:

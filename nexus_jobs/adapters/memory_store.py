@@ -119,9 +119,11 @@ class MemoryStore(MemoryJobs):
         with self._lock:
             self._workers[worker.id] = replace(worker, seen_at=time.time())
 
-    def retire(self, worker_id: str) -> None:
+    def retire(self, worker_id: str, pid: int) -> None:
         with self._lock:
-            self._workers.pop(worker_id, None)
+            worker = self._workers.get(worker_id)
+            if worker is not None and worker.pid == pid:
+                del self._workers[worker_id]
 
     def workers(self, *, max_age: float) -> list[WorkerReport]:
         with self._lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete, select
+from sqlalchemy import Connection, Table, and_, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from nexus_jobs.adapters.database import Database, database_now, now
@@ -46,9 +46,10 @@ class SqlFleet:
         with self._database.write() as connection:
             _upsert(connection, workers, [{**row, "seen_at": now(connection)}])
 
-    def retire(self, worker_id: str) -> None:
+    def retire(self, worker_id: str, pid: int) -> None:
+        mine = and_(workers.c.id == worker_id, workers.c.pid == pid)
         with self._database.write() as connection:
-            connection.execute(delete(workers).where(workers.c.id == worker_id))
+            connection.execute(delete(workers).where(mine))
 
     def workers(self, *, max_age: float) -> list[WorkerReport]:
         seen = select(workers).where(workers.c.seen_at >= database_now() - max_age)

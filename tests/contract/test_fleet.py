@@ -61,6 +61,15 @@ def test_a_silent_worker_is_not_shown(store: Store) -> None:
 
 def test_a_retired_worker_is_gone(store: Store) -> None:
     store.report(WORKER)
-    store.retire(WORKER.id)
-    store.retire("never-seen")
+    store.retire(WORKER.id, WORKER.pid)
+    store.retire("never-seen", WORKER.pid)
     assert store.workers(max_age=60.0) == []
+
+
+def test_a_worker_that_retires_leaves_its_successor_of_the_same_name_alone(store: Store) -> None:
+    successor = replace(WORKER, pid=WORKER.pid + 1)
+    store.report(WORKER)
+    store.report(successor)
+    store.retire(WORKER.id, WORKER.pid)
+    (left,) = store.workers(max_age=60.0)
+    assert left.pid == successor.pid

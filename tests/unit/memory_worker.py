@@ -3,9 +3,8 @@
 import time
 
 from nexus_jobs.adapters.engines.simulated import SimulatedEngine
-from nexus_jobs.bootstrap import connect_memory
+from nexus_jobs.bootstrap import connect_memory, settlement_on
 from nexus_jobs.config import ModelConfig, Settings, SimulatedTimes
-from nexus_jobs.execution import Settlement
 from nexus_jobs.job import NewJob, Request, SamplingParams
 from tests.e2e.stack import until
 from workers.device import Device
@@ -29,9 +28,7 @@ class Worker:
         self.store = self.platform.store
         self.device = Device(
             [model], name="w", settings=settings, store=self.store, fleet=self.store,
-            settlement=Settlement(
-                store=self.store, cache=self.platform.cache, signals=self.platform.signals
-            ),
+            settlement=settlement_on(self.platform),
             signals=self.platform.signals, build_engine=build or engine, waiting_tickets=2,
         )  # fmt: skip
 

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from nexus_jobs.bootstrap import settlement_on
 from nexus_jobs.errors import NotFound
-from nexus_jobs.execution import Settlement
 from nexus_jobs.job import (
     Cached,
     Event,
@@ -51,7 +51,7 @@ def test_a_generation_that_takes_too_long_is_given_as_it_stands(services):
 
 def test_what_the_ended_message_tells_is_what_is_stored(services):
     platform = services.platform
-    settlement = Settlement(store=platform.store, cache=platform.cache, signals=platform.signals)
+    settlement = settlement_on(platform)
     heard = {}
     platform.signals.listen(Channel.ENDED, heard.update)
 
@@ -125,9 +125,7 @@ def test_many_jobs_come_back_in_the_order_asked_for(services):
 def test_a_job_that_is_handed_back_makes_no_waiter_spin(services, monkeypatch):
     (job,) = services.jobs.submit([ask()])
     store = services.platform.store
-    settlement = Settlement(
-        store=store, cache=services.platform.cache, signals=services.platform.signals
-    )
+    settlement = settlement_on(services.platform)
     reads = []
     get_many = store.get_many
     monkeypatch.setattr(store, "get_many", lambda ids: reads.append(1) or get_many(ids))
