@@ -31,7 +31,7 @@ class Roles(Stack):
         assert self.run("migrate").returncode == 0
 
     def add(self, name: str, *arguments: str) -> None:
-        """Start a role under a name: `add("w1", "worker", "--name", "w1")`."""
+        """Start a role under a name, as in `add("w1", "worker", "--name", "w1")`."""
         self._commands[name] = [*self.nexus, *arguments]
         self.begin(name)
 
@@ -45,7 +45,12 @@ class Roles(Stack):
     def add_worker(self, name: str) -> None:
         """A worker, when all its models are ready."""
         self.add(name, "worker", "--name", name)
-        until(lambda: self.log_of(name).count("model.ready") >= len(self.models))
+        self.await_models(name)
+
+    def await_models(self, name: str, earlier: int = 0) -> None:
+        """Wait until a worker that has had `earlier` lives is ready."""
+        lines = (1 + earlier) * len(self.models)
+        until(lambda: self.log_of(name).count("model.ready") >= lines)
 
     def begin(self, name: str) -> None:
         """Start a role, or start it again."""

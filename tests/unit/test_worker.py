@@ -184,6 +184,30 @@ def test_a_stopping_worker_finishes_what_runs_and_takes_nothing_new():
     assert worker.store.workers(max_age=60) == []
 
 
+def test_a_stopping_worker_runs_what_it_has_claimed():
+    one_by_one = MODEL.model_copy(update={"max_batch_tokens": 1})
+    worker = Worker(lambda model: engine(model, step_ms=50), model=one_by_one)
+    worker.device.start()
+    claimed = worker.add(*["x"] * 4, max_tokens=8, ignore_eos=True)
+    until(lambda: worker.device._report().models["simulated"].running)
+    assert worker.device._report().models["simulated"].running < 4
+    assert {worker.state(i) for i in claimed} == {State.RUNNING}
+    worker.device.drain()
+    worker.device.join()
+    assert {worker.state(i) for i in claimed} == {State.SUCCEEDED}
+
+
+def test_what_is_handed_back_is_announced_to_other_workers():
+    worker = Worker(slow_engine, grace_seconds=0.05)
+    worker.device.start()
+    jobs = worker.add("x", "y", max_tokens=250, ignore_eos=True)
+    until(lambda: all(worker.state(job) is State.RUNNING for job in jobs))
+    assert worker.platform.tickets.waiting("simulated") == 0
+    worker.device.drain()
+    worker.device.join()
+    assert worker.platform.tickets.waiting("simulated") > 0
+
+
 def test_what_outlasts_the_grace_period_is_handed_back_unharmed():
     worker = Worker(slow_engine, grace_seconds=0.05)
     worker.device.start()
