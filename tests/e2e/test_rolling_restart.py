@@ -6,12 +6,11 @@ import http.client
 import itertools
 import json
 import threading
-import time
 from typing import Any
 
 import pytest
 
-from tests.e2e.roles import Roles, answers
+from tests.e2e.roles import answers
 from tests.e2e.stack import SIMULATED, until
 
 MODEL = {**SIMULATED, "simulated": {"step_ms": 5}}

@@ -15,7 +15,7 @@ from workers.tasks import LAST_SECONDS
 
 GRACE_SECONDS = 2.0
 SHORT, LONG = 50, 300
-"""Tokens, of which the engine makes fifty a second: one fits into the grace period, one does not."""
+"""Tokens, fifty a second: the one fits into the grace period, the other does not."""
 
 
 class Busy:
@@ -60,7 +60,8 @@ def test_what_fits_is_finished_and_the_rest_starts_elsewhere_at_once(busy):
     assert busy.of(SHORT) == {("succeeded", 1, "w1")}
     until(lambda: busy.of(LONG) == {("succeeded", 1, "w2")})
     assert busy.roles.sql("SELECT count(*) FROM results") == [(len(busy.jobs),)]
-    assert [name for (name,) in busy.roles.sql("SELECT id FROM workers")][0].startswith("w2@")
+    [(left,)] = busy.roles.sql("SELECT id FROM workers")
+    assert left.startswith("w2@")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["gone", "silent"])

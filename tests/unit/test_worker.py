@@ -186,11 +186,10 @@ def test_a_stopping_worker_finishes_what_runs_and_takes_nothing_new():
 
 def test_a_stopping_worker_runs_what_it_has_claimed():
     one_by_one = MODEL.model_copy(update={"max_batch_tokens": 1})
-    worker = Worker(lambda model: engine(model, step_ms=50), model=one_by_one)
+    worker = Worker(lambda model: engine(model, step_ms=100), model=one_by_one)
     worker.device.start()
-    claimed = worker.add(*["x"] * 4, max_tokens=8, ignore_eos=True)
-    until(lambda: worker.device._report().models["simulated"].running)
-    assert worker.device._report().models["simulated"].running < 4
+    claimed = worker.add(*["x"] * 4, max_tokens=4, ignore_eos=True)
+    until(lambda: 0 < worker.device._report().models["simulated"].running < 4)
     assert {worker.state(i) for i in claimed} == {State.RUNNING}
     worker.device.drain()
     worker.device.join()
