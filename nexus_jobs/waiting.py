@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 
+from nexus_jobs.errors import StoreUnavailable
 from nexus_jobs.job import Job
 from nexus_jobs.ports import Channel, Ending, Hints, JobStore, Signals
 
@@ -65,8 +66,15 @@ class Waiter:
             known |= {i: _ended(known[i], ending) for i, ending in told.items() if ending}
             unknown = [job_id for job_id in open_ids if not told.get(job_id)]
             if unknown:
-                known |= self._store.get_many(unknown)
+                known |= self._look(unknown)
         return known
+
+    def _look(self, job_ids: Sequence[str]) -> dict[str, Job]:
+        """The jobs as stored; none while the database is away, for they were accepted before."""
+        try:
+            return self._store.get_many(job_ids)
+        except StoreUnavailable:
+            return {}
 
     def _listen(self, job_ids: Sequence[str], seconds: float) -> dict[str, Ending | None]:
         """What is told of the jobs until all are, or the time is over."""

@@ -51,6 +51,8 @@ def celery_app(settings: Settings, **transport: float) -> Celery:
         worker_redirect_stdouts=False,
         broker_connection_retry_on_startup=True,
         broker_channel_error_retry=True,
+        # No task of ours is one that this cancels; unset, Celery warns at each lost connection.
+        worker_cancel_long_running_tasks_on_connection_loss=True,
         broker_transport_options={
             **SOCKET,
             "socket_timeout": 5.0,

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from nexus_jobs.bootstrap import settlement_on
-from nexus_jobs.errors import NotFound
+from nexus_jobs.errors import NotFound, StoreUnavailable
 from nexus_jobs.job import (
     Cached,
     Event,
@@ -77,6 +77,20 @@ def test_it_ends_without_a_signal_too(services, monkeypatch):
     threading.Timer(0.05, finish_all, [services]).start()
     (ended,) = services.jobs.wait([job.id], 30)
     assert ended.state is State.SUCCEEDED
+
+
+def test_an_accepted_job_is_not_refused_when_the_database_goes_away(services, monkeypatch):
+    monkeypatch.setattr("nexus_jobs.waiting.LOOK_AGAIN_SECONDS", 0.05)
+    looks = []
+
+    def away(_ids):
+        looks.append(1)
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(services.platform.store, "get_many", away)
+    job = services.jobs.generate(ask(), 0.3)
+    assert looks
+    assert services.jobs.get(job.id) == job
 
 
 def test_a_job_that_ended_before_does_not_delay_the_others(services, monkeypatch):
