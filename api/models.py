@@ -9,8 +9,8 @@ from flask import Response
 from api.rendering import json_response
 from api.schemas import ModelDocument, ModelList
 from nexus_jobs.bootstrap import Services
-from nexus_jobs.config import ModelConfig
 from nexus_jobs.fleet import ModelState, ServedModel
+from nexus_jobs.models import ModelConfig
 from nexus_jobs.ports import FleetStore
 
 WORKER_MAX_AGE = 15.0

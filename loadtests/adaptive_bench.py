@@ -31,7 +31,7 @@ from loadtests.batching_simulation import (
 )
 from loadtests.live_worker import LiveWorker
 from loadtests.report import Row, Tables, keep, show
-from nexus_jobs.config import ModelConfig, SimulatedTimes
+from nexus_jobs.models import ModelConfig, SimulatedTimes
 
 SLOTS: Final = 64
 DAY: Final = (

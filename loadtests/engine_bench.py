@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from nexus_jobs.adapters.engines.build import build_engine
-from nexus_jobs.config import ModelConfig, load_settings
+from nexus_jobs.config import load_settings
+from nexus_jobs.models import ModelConfig
 from nexus_jobs.ports import Engine, TokenSequence
 from nexus_jobs.tuning import mixed_sequences
 

@@ -13,7 +13,8 @@ from loadtests.report import Row, Tables, figure, milliseconds
 from loadtests.stacks import running
 from loadtests.through_platform import ThroughPlatform
 from nexus_jobs.adapters.model_files import pull
-from nexus_jobs.config import ModelConfig, load_models, load_settings
+from nexus_jobs.config import load_settings
+from nexus_jobs.models import ModelConfig, load_models
 
 NAME: Final = "smollm2-135m"
 SLOTS: Final = {"openvino": 64, "onnx": 64}

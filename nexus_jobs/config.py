@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -20,17 +19,11 @@ from pydantic_settings import (
 )
 
 from nexus_jobs.errors import ConfigError
+from nexus_jobs.models import Section
 from nexus_jobs.spelling import did_you_mean, explain
 
-MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,99}$"
-"""Model names end up in queue names, file names and URLs."""
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class ServerSettings(_Section):
+class ServerSettings(Section):
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=1, le=65535)
     workers: int = Field(1, ge=1)
@@ -48,13 +41,13 @@ class ServerSettings(_Section):
     """Largest upload; larger files are refused with 413."""
 
 
-class DatabaseSettings(_Section):
+class DatabaseSettings(Section):
     url: str | None = None
     """SQLAlchemy URL; None is SQLite in the data folder."""
     pool_size: int = Field(8, ge=1)
 
 
-class QueueSettings(_Section):
+class QueueSettings(Section):
     redis_url: str | None = None
     """None is the embedded Valkey that `nexus up` starts on `embedded_port`."""
     embedded_port: int = Field(6390, ge=1, le=65535)
@@ -64,7 +57,7 @@ class QueueSettings(_Section):
     """Send an event for each step of each ticket. Flower switches this on when it starts."""
 
 
-class JobSettings(_Section):
+class JobSettings(Section):
     max_attempts: int = Field(3, ge=1)
     slack_seconds: tuple[float, ...] = (0, 5, 15, 30, 60, 120, 300, 600, 900, 1800)
     """For each priority 0 to 9: the seconds within which a job should start."""
@@ -83,7 +76,7 @@ class JobSettings(_Section):
         return value
 
 
-class WorkerSettings(_Section):
+class WorkerSettings(Section):
     grace_seconds: float = Field(25.0, ge=0)
     """How long running rows may go on after SIGTERM before they are handed back."""
     poll_seconds: float = Field(1.0, gt=0)
@@ -94,13 +87,13 @@ class WorkerSettings(_Section):
     """CPU threads an engine may use; 0 is all cores that this process may run on."""
 
 
-class SchedulerSettings(_Section):
+class SchedulerSettings(Section):
     interval_seconds: float = Field(1.0, gt=0)
     import_timeout_seconds: float = Field(120.0, gt=0)
     """A bulk import that adds no row for so long is given up."""
 
 
-class CacheSettings(_Section):
+class CacheSettings(Section):
     redis_url: str | None = None
     """None is the queue's Redis."""
     ttl_seconds: float = Field(3600.0, ge=0)
@@ -109,91 +102,19 @@ class CacheSettings(_Section):
     """Memory for results in each API process."""
 
 
-class MetricsSettings(_Section):
+class MetricsSettings(Section):
     prometheus_port: int = Field(0, ge=0, le=65535)
     """Where a worker serves its metrics; 0 is nowhere. Several workers count up from here."""
     collection_interval: float = Field(5.0, gt=0)
     """How long the API may reuse the gauges it reads from the database, in seconds."""
 
 
-class LoadBalancerSettings(_Section):
+class LoadBalancerSettings(Section):
     """Accepted and checked; nothing balances between targets yet."""
 
     algorithm: Literal["least_loaded", "round_robin", "weighted", "latency"] = "least_loaded"
     health_check_interval: float = Field(30.0, gt=0)
     failure_threshold: int = Field(3, ge=1)
-
-
-class Preprocessing(_Section):
-    chat_template: bool = True
-    """Wrap a plain `prompt` as one user turn, where the model has a chat template."""
-    system_prompt: str | None = None
-    """Put before a chat that has no system turn of its own."""
-
-
-class SimulatedTimes(_Section):
-    """Milliseconds the simulated engine takes: per prompt token, per step, per step and row; and
-    what goes wrong with it."""
-
-    prefill_ms: float = Field(0.0, ge=0)
-    step_ms: float = Field(0.0, ge=0)
-    step_ms_per_row: float = Field(0.0, ge=0)
-    memory_rows: int | None = Field(None, ge=1)
-    """A batch of more rows runs out of memory."""
-    poison: str | None = None
-    """A prompt with this word makes every step of its batch fail."""
-    deadly: str | None = None
-    """A prompt with this word kills the process that runs it."""
-
-
-EngineType = Literal["auto", "openvino", "onnx", "huggingface", "simulated", "upstream"]
-Precision = Literal["int4", "int8", "fp16", "bf16", "fp32"]
-
-
-class ModelConfig(_Section):
-    """One entry of `configs/models.yaml`."""
-
-    name: str = Field(pattern=MODEL_NAME)
-    type: EngineType = "auto"
-    path: str = ""
-    """A pulled model's name, or a folder under the model root; the model's own name if empty."""
-    device: str = "auto"
-    """auto, cpu, or cuda:N."""
-    precision: Precision | None = None
-    """None is the engine's own default: the file as it is for openvino, int8 for onnx, and for
-    huggingface fp32 on a CPU and bf16 on CUDA.
-    """
-    max_batch_size: int = Field(16, ge=1, le=4096)
-    """Slots of a batch on one worker."""
-    max_wait_ms: float = Field(0.0, ge=0)
-    """How long an idle worker waits for more jobs before it starts a batch."""
-    target_latency_ms: float | None = Field(None, gt=0)
-    """Within how long a job that was submitted by itself should end, from submission to answer.
-    The worker sets size and wait of the batch for it, up to `max_batch_size` and `max_wait_ms`;
-    rows of bulks get the room that is left. No job is refused for being late.
-    """
-    max_batch_tokens: int | None = Field(None, ge=1)
-    """Prompt tokens that a step takes in beside the rows that run; None is the engine's choice."""
-    max_sequence_length: int = Field(2048, ge=8)
-    """Prompt and answer together, in tokens."""
-    warmup: bool = True
-    """Run a short prompt before the first job, so that it meets a warm engine."""
-    reproducible: bool = False
-    """Use only engines whose answer does not depend on who shares the batch."""
-    health_check_interval: float = Field(60.0, gt=0)
-    """Accepted and checked; no model is probed by itself yet."""
-    preprocessing: Preprocessing = Preprocessing()
-    simulated: SimulatedTimes = SimulatedTimes()
-
-    @property
-    def is_reproducible(self) -> bool:
-        """Whether every engine this model may get answers the same alone and in company."""
-        return self.reproducible or self.type in ("onnx", "huggingface", "simulated")
-
-    @property
-    def source(self) -> str:
-        """The pulled name or folder that the weights come from."""
-        return self.path or self.name
 
 
 class Settings(BaseSettings):
@@ -270,37 +191,6 @@ def load_settings(**overrides: Any) -> Settings:
         raise ConfigError(explain(error, Settings, "settings")) from error
     except ValueError as error:  # a TOML file that cannot be parsed, a variable that is not JSON
         raise ConfigError(f"settings: {error}") from error
-
-
-def load_models(path: Path) -> list[ModelConfig]:
-    """Read the models a YAML file lists under `models:`.
-
-    Raises:
-        ConfigError: the file is missing or not of that form, or a name stands twice.
-    """
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist; name the models file with --models") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    entries = document.get("models") if isinstance(document, dict) else None
-    if not isinstance(entries, list):
-        raise ConfigError(f"{path}: expected a list under the key `models`")
-    models = [_model(path, entry) for entry in entries]
-    names = [model.name for model in models]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"{path}: model {name!r} stands there {names.count(name)} times")
-    return models
-
-
-def _model(path: Path, entry: object) -> ModelConfig:
-    try:
-        return ModelConfig.model_validate(entry)
-    except ValidationError as error:
-        name = entry.get("name", "?") if isinstance(entry, dict) else "?"
-        raise ConfigError(explain(error, ModelConfig, f"{path}: model {name}")) from error
 
 
 def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:

@@ -9,7 +9,6 @@ import structlog
 
 from nexus_jobs import telemetry
 from nexus_jobs.caching import TieredCache
-from nexus_jobs.config import ModelConfig
 from nexus_jobs.errors import InvalidRequest, QueueUnavailable
 from nexus_jobs.job import (
     TERMINAL,
@@ -21,6 +20,7 @@ from nexus_jobs.job import (
     SamplingParams,
     State,
 )
+from nexus_jobs.models import ModelConfig
 from nexus_jobs.ports import (
     Channel,
     Ending,

@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from nexus_jobs.config import ModelConfig
 from nexus_jobs.job import Request
+from nexus_jobs.models import ModelConfig
 
 
 def fingerprint(request: Request, model: ModelConfig) -> str | None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from nexus_jobs.config import ModelConfig
 from nexus_jobs.fleet import WorkerReport
 from nexus_jobs.job import (
     Bulk,
@@ -25,6 +24,7 @@ from nexus_jobs.job import (
     SamplingParams,
     State,
 )
+from nexus_jobs.models import ModelConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

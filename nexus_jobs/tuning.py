@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from typing import Final
 
-from nexus_jobs.config import EngineType, Precision
 from nexus_jobs.job import Message, SamplingParams
+from nexus_jobs.models import EngineType, Precision
 from nexus_jobs.ports import Clock, Engine, Tokenizer, TokenSequence
 
 SUBJECTS: Final = (

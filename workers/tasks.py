@@ -18,8 +18,9 @@ from kombu import Queue
 from nexus_jobs.adapters.celery_tickets import TICKET_TASK, model_of, queue_of
 from nexus_jobs.adapters.engines.build import build_engine
 from nexus_jobs.bootstrap import Platform, connect, settlement_on
-from nexus_jobs.config import ModelConfig, Settings
+from nexus_jobs.config import Settings
 from nexus_jobs.errors import ConfigError, NexusError
+from nexus_jobs.models import ModelConfig
 from nexus_jobs.telemetry import configure_logging, serve_metrics
 from workers.consumer_watch import ConsumerWatch
 from workers.device import Device

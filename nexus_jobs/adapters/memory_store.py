@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from nexus_jobs.adapters.memory_jobs import MemoryJobs, StoredBulk
 from nexus_jobs.adapters.transitions import BULK_SOURCES
-from nexus_jobs.config import ModelConfig
 from nexus_jobs.errors import Conflict
 from nexus_jobs.fleet import WorkerReport
 from nexus_jobs.job import Bulk, BulkProgress, BulkState, Event, Job, NewJob, State, sources
+from nexus_jobs.models import ModelConfig
 
 
 class MemoryStore(MemoryJobs):

@@ -15,8 +15,8 @@ from typing import Final
 
 from nexus_jobs.adapters.packages import require
 from nexus_jobs.adapters.processor import AMX, can
-from nexus_jobs.config import Precision
 from nexus_jobs.errors import ModelUnavailable
+from nexus_jobs.models import Precision
 
 _BUILDER: Final = "onnxruntime_genai.models.builder"
 _INT8: Final = ("block_size=64", "is_symmetric=false")

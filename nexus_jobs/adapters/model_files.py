@@ -31,8 +31,8 @@ from nexus_jobs.adapters.model_folder import (
 from nexus_jobs.adapters.model_sources import BUILT_IN, Source, find_source
 from nexus_jobs.adapters.packages import check_installed
 from nexus_jobs.adapters.tokenizer_files import copy_tokenizer, stored_precision
-from nexus_jobs.config import MODEL_NAME, ModelConfig, Precision
 from nexus_jobs.errors import ConfigError, Conflict, ModelUnavailable
+from nexus_jobs.models import MODEL_NAME, ModelConfig, Precision
 
 ONNX_PRECISION: Final[Precision] = "int8"
 """What the onnx engine runs unless the model says otherwise."""

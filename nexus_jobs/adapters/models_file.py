@@ -13,8 +13,8 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.util import load_yaml_guess_indent
 
-from nexus_jobs.config import load_models
 from nexus_jobs.errors import ConfigError
+from nexus_jobs.models import load_models
 
 
 def change_model(path: Path, name: str, settings: Mapping[str, Any]) -> None:

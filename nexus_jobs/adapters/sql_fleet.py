@@ -10,8 +10,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from nexus_jobs.adapters.database import Database, database_now, now
 from nexus_jobs.adapters.tables import models, workers
-from nexus_jobs.config import ModelConfig
 from nexus_jobs.fleet import ModelState, ServedModel, WorkerReport
+from nexus_jobs.models import ModelConfig
 
 
 class SqlFleet:

@@ -15,8 +15,9 @@ from nexus_jobs.cli.options import DEFAULT_URL, DataDir, Url
 from nexus_jobs.cli.output import console, show_table
 from nexus_jobs.cli.tune import tune
 from nexus_jobs.client import Client, Document, ServerUnreachable
-from nexus_jobs.config import ModelConfig, Precision, Settings, load_models, load_settings
+from nexus_jobs.config import Settings, load_settings
 from nexus_jobs.errors import ModelUnavailable
+from nexus_jobs.models import ModelConfig, Precision, load_models
 
 if TYPE_CHECKING:
     from nexus_jobs.adapters.model_files import ModelEntry

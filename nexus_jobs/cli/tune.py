@@ -12,8 +12,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nexus_jobs.cli.options import DataDir
 from nexus_jobs.cli.output import console, show_table
-from nexus_jobs.config import ModelConfig, load_models, load_settings
+from nexus_jobs.config import load_settings
 from nexus_jobs.errors import ConfigError, EngineError, ModelUnavailable
+from nexus_jobs.models import ModelConfig, load_models
 from nexus_jobs.spelling import did_you_mean
 from nexus_jobs.tuning import VARIANTS, Measurement, Variant, best, endless_load, throughput
 

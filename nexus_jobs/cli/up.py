@@ -16,9 +16,10 @@ from nexus_jobs.cli.options import DataDir, Host, Port
 from nexus_jobs.cli.preflight import check_host, check_ports, locked
 from nexus_jobs.cli.roles import STOP_SECONDS
 from nexus_jobs.client import Client
-from nexus_jobs.config import ModelConfig, Settings, load_models, load_settings
+from nexus_jobs.config import Settings, load_settings
 from nexus_jobs.errors import ConfigError, ModelUnavailable
 from nexus_jobs.exposition import SHARED_FOLDER
+from nexus_jobs.models import ModelConfig, load_models
 from nexus_jobs.supervisor import Child, Emit, Supervisor
 
 OURSELVES: Final = "nexus"

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from nexus_jobs.config import ModelConfig, SimulatedTimes
 from nexus_jobs.fleet import ModelState, ServedModel, WorkerReport
+from nexus_jobs.models import ModelConfig, SimulatedTimes
 from tests.contract.stores import Store, eventually
 
 WORKER = WorkerReport(

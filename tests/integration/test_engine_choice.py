@@ -9,8 +9,8 @@ import pytest
 
 from nexus_jobs.adapters.engines.build import build_engine, load_tokenizer
 from nexus_jobs.adapters.model_files import pull
-from nexus_jobs.config import ModelConfig
 from nexus_jobs.errors import ConfigError, ModelUnavailable
+from nexus_jobs.models import ModelConfig
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from nexus_jobs.adapters.engines.build import load_tokenizer
 from nexus_jobs.adapters.model_files import FolderState, list_models, pull, resolve
 from nexus_jobs.adapters.model_folder import FileRecord
 from nexus_jobs.adapters.tokenizer import FileTokenizer
-from nexus_jobs.config import ModelConfig
 from nexus_jobs.errors import ConfigError, Conflict, ModelUnavailable
 from nexus_jobs.job import Message
+from nexus_jobs.models import ModelConfig
 
 
 def test_a_local_folder_is_copied_with_all_the_tokenizer_needs(

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from nexus_jobs.adapters.models_file import change_model
-from nexus_jobs.config import load_models
 from nexus_jobs.errors import ConfigError
+from nexus_jobs.models import load_models
 
 WRITTEN = """\
 # Ours; ask Mia before you change it.

@@ -72,7 +72,7 @@ def test_every_tokenizer_is_read_without_heavy_packages(models_dir: Path) -> Non
     script = (
         "import sys; from pathlib import Path\n"
         "from nexus_jobs.adapters.engines.build import load_tokenizer\n"
-        "from nexus_jobs.config import ModelConfig\n"
+        "from nexus_jobs.models import ModelConfig\n"
         "tokenizer = load_tokenizer(ModelConfig(name='smollm2-135m'), Path(sys.argv[1]))\n"
         "heavy = {'torch', 'transformers', 'openvino', 'openvino_genai', 'onnxruntime', 'gguf'}\n"
         "print(tokenizer.encode('Hello'), sorted(heavy & set(sys.modules)))"

@@ -10,8 +10,8 @@ from typer.testing import CliRunner, Result
 from nexus_jobs.adapters.engines import build
 from nexus_jobs.adapters.engines.simulated import SimulatedEngine
 from nexus_jobs.cli import app
-from nexus_jobs.config import ModelConfig, SimulatedTimes, load_models
 from nexus_jobs.errors import ModelUnavailable
+from nexus_jobs.models import ModelConfig, SimulatedTimes, load_models
 from nexus_jobs.tuning import VARIANTS, Variant
 
 ENTRY = """\

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from nexus_jobs.bootstrap import Services, build_memory_services
-from nexus_jobs.config import ModelConfig
+from nexus_jobs.models import ModelConfig
 from tests.unit.memory_services import MODEL
 from tests.unit.memory_worker import Worker
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from nexus_jobs.bootstrap import Services
-from nexus_jobs.config import ModelConfig
 from nexus_jobs.job import Event, FinishReason, Outcome, Request, Result
+from nexus_jobs.models import ModelConfig
 from nexus_jobs.ports import Channel
 
 MODEL = ModelConfig(name="simulated", type="simulated", max_sequence_length=256)

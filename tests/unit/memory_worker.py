@@ -4,8 +4,9 @@ import time
 
 from nexus_jobs.adapters.engines.simulated import SimulatedEngine
 from nexus_jobs.bootstrap import connect_memory, settlement_on
-from nexus_jobs.config import ModelConfig, Settings, SimulatedTimes
+from nexus_jobs.config import Settings
 from nexus_jobs.job import NewJob, Request, SamplingParams
+from nexus_jobs.models import ModelConfig, SimulatedTimes
 from tests.e2e.stack import until
 from workers.device import Device
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from nexus_jobs.config import ModelConfig, load_models, load_settings
+from nexus_jobs.config import load_settings
 from nexus_jobs.errors import ConfigError
+from nexus_jobs.models import ModelConfig, load_models
 
 
 @pytest.fixture

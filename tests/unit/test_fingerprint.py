@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from nexus_jobs.config import ModelConfig, Preprocessing
 from nexus_jobs.fingerprint import digest, fingerprint
 from nexus_jobs.job import Message, Request, SamplingParams
+from nexus_jobs.models import ModelConfig, Preprocessing
 
 MODEL = ModelConfig(name="m")
 REQUEST = Request(model="m", prompt="What is a queue?")

@@ -22,7 +22,7 @@ from loadtests.http_load import ECHO, ECHOED, GENERATE, numbered, render_head
 from loadtests.processes import cpu_by_role, family, role_of
 from loadtests.prompts import mixed_work, poisson
 from loadtests.report import as_table, figure
-from nexus_jobs.config import ModelConfig
+from nexus_jobs.models import ModelConfig
 
 Answering = Callable[[bytes, int], bytes | None]
 """What the server answers to a body and the number of the request; None closes the connection."""

@@ -8,7 +8,7 @@ from itertools import count, islice
 import pytest
 
 from nexus_jobs.adapters.engines.simulated import SimulatedEngine, SimulatedTokenizer
-from nexus_jobs.config import SimulatedTimes
+from nexus_jobs.models import SimulatedTimes
 from nexus_jobs.tuning import Measurement, Variant, best, endless_load, throughput
 
 ONNX, TORCH = Variant("onnx", "int8"), Variant("huggingface", "bf16")

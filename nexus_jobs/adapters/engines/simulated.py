@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from itertools import chain, cycle, islice
 from typing import Final
 
-from nexus_jobs.config import SimulatedTimes
 from nexus_jobs.errors import EngineError, OutOfMemory
 from nexus_jobs.job import FinishReason, Message
+from nexus_jobs.models import SimulatedTimes
 from nexus_jobs.ports import Progress, Tokenizer, TokenSequence
 
 _WORD: Final = re.compile(r"\s*\S+|\s+")

@@ -21,7 +21,7 @@ from api.routes import ROUTES
 from nexus_jobs.adapters import schema
 from nexus_jobs.adapters.sql_store import SqlStore
 from nexus_jobs.bootstrap import Services, connect_memory, services_on
-from nexus_jobs.config import ModelConfig
+from nexus_jobs.models import ModelConfig
 from nexus_jobs.ports import JobFilter
 
 BODY = {"model": "simulated", "prompt": "hello"}

@@ -1,0 +1,122 @@
+"""What a model is: an entry of `configs/models.yaml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nexus_jobs.errors import ConfigError
+from nexus_jobs.spelling import explain
+
+MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,99}$"
+"""Model names end up in queue names, file names and URLs."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Preprocessing(Section):
+    chat_template: bool = True
+    """Wrap a plain `prompt` as one user turn, where the model has a chat template."""
+    system_prompt: str | None = None
+    """Put before a chat that has no system turn of its own."""
+
+
+class SimulatedTimes(Section):
+    """Milliseconds the simulated engine takes: per prompt token, per step, per step and row; and
+    what goes wrong with it."""
+
+    prefill_ms: float = Field(0.0, ge=0)
+    step_ms: float = Field(0.0, ge=0)
+    step_ms_per_row: float = Field(0.0, ge=0)
+    memory_rows: int | None = Field(None, ge=1)
+    """A batch of more rows runs out of memory."""
+    poison: str | None = None
+    """A prompt with this word makes every step of its batch fail."""
+    deadly: str | None = None
+    """A prompt with this word kills the process that runs it."""
+
+
+EngineType = Literal["auto", "openvino", "onnx", "huggingface", "simulated", "upstream"]
+Precision = Literal["int4", "int8", "fp16", "bf16", "fp32"]
+
+
+class ModelConfig(Section):
+    """One entry of `configs/models.yaml`."""
+
+    name: str = Field(pattern=MODEL_NAME)
+    type: EngineType = "auto"
+    path: str = ""
+    """A pulled model's name, or a folder under the model root; the model's own name if empty."""
+    device: str = "auto"
+    """auto, cpu, or cuda:N."""
+    precision: Precision | None = None
+    """None is the engine's own default: the file as it is for openvino, int8 for onnx, and for
+    huggingface fp32 on a CPU and bf16 on CUDA.
+    """
+    max_batch_size: int = Field(16, ge=1, le=4096)
+    """Slots of a batch on one worker."""
+    max_wait_ms: float = Field(0.0, ge=0)
+    """How long an idle worker waits for more jobs before it starts a batch."""
+    target_latency_ms: float | None = Field(None, gt=0)
+    """Within how long a job that was submitted by itself should end, from submission to answer.
+    The worker sets size and wait of the batch for it, up to `max_batch_size` and `max_wait_ms`;
+    rows of bulks get the room that is left. No job is refused for being late.
+    """
+    max_batch_tokens: int | None = Field(None, ge=1)
+    """Prompt tokens that a step takes in beside the rows that run; None is the engine's choice."""
+    max_sequence_length: int = Field(2048, ge=8)
+    """Prompt and answer together, in tokens."""
+    warmup: bool = True
+    """Run a short prompt before the first job, so that it meets a warm engine."""
+    reproducible: bool = False
+    """Use only engines whose answer does not depend on who shares the batch."""
+    health_check_interval: float = Field(60.0, gt=0)
+    """Accepted and checked; no model is probed by itself yet."""
+    preprocessing: Preprocessing = Preprocessing()
+    simulated: SimulatedTimes = SimulatedTimes()
+
+    @property
+    def is_reproducible(self) -> bool:
+        """Whether every engine this model may get answers the same alone and in company."""
+        return self.reproducible or self.type in ("onnx", "huggingface", "simulated")
+
+    @property
+    def source(self) -> str:
+        """The pulled name or folder that the weights come from."""
+        return self.path or self.name
+
+
+def load_models(path: Path) -> list[ModelConfig]:
+    """Read the models a YAML file lists under `models:`.
+
+    Raises:
+        ConfigError: the file is missing or not of that form, or a name stands twice.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist; name the models file with --models") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    entries = document.get("models") if isinstance(document, dict) else None
+    if not isinstance(entries, list):
+        raise ConfigError(f"{path}: expected a list under the key `models`")
+    models = [_model(path, entry) for entry in entries]
+    names = [model.name for model in models]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{path}: model {name!r} stands there {names.count(name)} times")
+    return models
+
+
+def _model(path: Path, entry: object) -> ModelConfig:
+    try:
+        return ModelConfig.model_validate(entry)
+    except ValidationError as error:
+        name = entry.get("name", "?") if isinstance(entry, dict) else "?"
+        raise ConfigError(explain(error, ModelConfig, f"{path}: model {name}")) from error
