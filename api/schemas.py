@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from nexus_jobs.bulk_service import Standing
-from nexus_jobs.job import Cached, FinishReason, State
+from nexus_jobs.job import Cached, FinishReason
+from nexus_jobs.states import State
 from nexus_jobs.submission import Generation
 
 LONGEST_WAIT = 60

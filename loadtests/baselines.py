@@ -11,9 +11,9 @@ from loadtests.http_clients import Latency
 from loadtests.prompts import Work
 from nexus_jobs.adapters.engines.build import build_engine
 from nexus_jobs.config import load_settings
+from nexus_jobs.engine import TokenSequence
 from nexus_jobs.job import Request, SamplingParams
 from nexus_jobs.models import ModelConfig
-from nexus_jobs.ports import TokenSequence
 from nexus_jobs.prompting import prompt_ids
 
 

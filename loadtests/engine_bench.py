@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from nexus_jobs.adapters.engines.build import build_engine
 from nexus_jobs.config import load_settings
+from nexus_jobs.engine import Engine, TokenSequence
 from nexus_jobs.models import ModelConfig
-from nexus_jobs.ports import Engine, TokenSequence
 from nexus_jobs.tuning import mixed_sequences
 
 CLIENTS = 16

@@ -11,9 +11,9 @@ from loadtests.batching_simulation import Outcome, Phase, SimulatedJob, arrivals
 from nexus_jobs.adapters.engines.simulated import SimulatedEngine
 from nexus_jobs.bootstrap import connect_memory, settlement_on
 from nexus_jobs.config import Settings
+from nexus_jobs.engine import Progress
 from nexus_jobs.job import Bulk, BulkState, NewJob, Request, SamplingParams
 from nexus_jobs.models import ModelConfig
-from nexus_jobs.ports import Progress
 from workers.device import Device
 
 TICKET_JOBS: Final = 32

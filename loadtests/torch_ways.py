@@ -16,8 +16,8 @@ from loadtests.engine_bench import Throughput, run_all
 from nexus_jobs.adapters.engines.simulated import SimulatedTokenizer
 from nexus_jobs.adapters.engines.torch import ModelEngine
 from nexus_jobs.adapters.engines.torch_graphs import recorder
+from nexus_jobs.engine import TokenSequence
 from nexus_jobs.job import SamplingParams
-from nexus_jobs.ports import TokenSequence
 
 BATCH_TOKENS = 4096
 """Prompt tokens a step, for ours and for transformers' continuous batching."""

@@ -22,20 +22,13 @@ from nexus_jobs.bulk_service import BulkService
 from nexus_jobs.caching import StoredResults, TieredCache
 from nexus_jobs.committing import Committer
 from nexus_jobs.config import Settings
+from nexus_jobs.engine import Tokenizer
 from nexus_jobs.errors import QueueUnavailable, StoreUnavailable
 from nexus_jobs.execution import Settlement
 from nexus_jobs.exposition import Exposition
 from nexus_jobs.intake import Catalog, Intake
 from nexus_jobs.models import ModelConfig, load_models
-from nexus_jobs.ports import (
-    BulkStore,
-    FleetStore,
-    JobStore,
-    ResultCache,
-    Signals,
-    TicketQueue,
-    Tokenizer,
-)
+from nexus_jobs.ports import BulkStore, FleetStore, JobStore, ResultCache, Signals, TicketQueue
 from nexus_jobs.service import JobService
 from nexus_jobs.waiting import EndedWatch
 

@@ -15,19 +15,9 @@ from nexus_jobs.config import JobSettings
 from nexus_jobs.counting import BulkCounts
 from nexus_jobs.errors import Conflict, InvalidRequest, NotFound
 from nexus_jobs.intake import Intake, new_id
-from nexus_jobs.job import (
-    TERMINAL,
-    Bulk,
-    BulkProgress,
-    BulkState,
-    Ended,
-    Job,
-    JobError,
-    NewJob,
-    Request,
-    State,
-)
+from nexus_jobs.job import Bulk, BulkProgress, BulkState, Ended, Job, JobError, NewJob, Request
 from nexus_jobs.ports import BulkStore, Channel, Signals
+from nexus_jobs.states import TERMINAL, State
 from nexus_jobs.submission import Generation, parse_text
 
 CHUNK = 500

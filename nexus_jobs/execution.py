@@ -9,31 +9,13 @@ import structlog
 
 from nexus_jobs import telemetry
 from nexus_jobs.caching import TieredCache
+from nexus_jobs.engine import Engine, Progress, Tokenizer, TokenSequence
 from nexus_jobs.errors import InvalidRequest, QueueUnavailable
-from nexus_jobs.job import (
-    TERMINAL,
-    Event,
-    FinishReason,
-    Job,
-    Outcome,
-    Result,
-    SamplingParams,
-    State,
-)
+from nexus_jobs.job import FinishReason, Job, Outcome, Result, SamplingParams
 from nexus_jobs.models import ModelConfig
-from nexus_jobs.ports import (
-    Channel,
-    Ending,
-    Engine,
-    JobStore,
-    Progress,
-    Settled,
-    Signals,
-    TicketQueue,
-    Tokenizer,
-    TokenSequence,
-)
+from nexus_jobs.ports import Channel, Ending, JobStore, Settled, Signals, TicketQueue
 from nexus_jobs.prompting import prompt_ids
+from nexus_jobs.states import TERMINAL, Event, State
 
 log = structlog.get_logger(__name__)
 

@@ -13,8 +13,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from nexus_jobs.errors import StoreUnavailable
-from nexus_jobs.job import State
 from nexus_jobs.ports import JobStore
+from nexus_jobs.states import State
 
 log = structlog.get_logger(__name__)
 

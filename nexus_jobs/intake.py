@@ -8,11 +8,12 @@ from collections.abc import Callable
 import uuid_utils
 
 from nexus_jobs.config import JobSettings
+from nexus_jobs.engine import Tokenizer
 from nexus_jobs.errors import InvalidRequest
 from nexus_jobs.fingerprint import digest, fingerprint
 from nexus_jobs.job import Idempotency, NewJob, Request
 from nexus_jobs.models import ModelConfig
-from nexus_jobs.ports import FleetStore, Tokenizer
+from nexus_jobs.ports import FleetStore
 from nexus_jobs.prompting import prompt_ids, surely_fits
 from nexus_jobs.spelling import did_you_mean
 

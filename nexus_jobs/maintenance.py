@@ -8,8 +8,9 @@ import structlog
 
 from nexus_jobs import telemetry
 from nexus_jobs.errors import QueueUnavailable
-from nexus_jobs.job import BulkState, State
+from nexus_jobs.job import BulkState
 from nexus_jobs.ports import BulkStore, Channel, FleetStore, JobStore, Signals, TicketQueue
+from nexus_jobs.states import State
 
 log = structlog.get_logger(__name__)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nexus_jobs.engine import Tokenizer
 from nexus_jobs.errors import InvalidRequest
 from nexus_jobs.job import Message, Request
 from nexus_jobs.models import ModelConfig
-from nexus_jobs.ports import Tokenizer
 
 
 def prompt_ids(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from nexus_jobs.errors import EngineError, InvalidRequest, NexusError, RanTooLong
-from nexus_jobs.job import Event, Job, JobError, Outcome
+from nexus_jobs.job import Job, JobError, Outcome
+from nexus_jobs.states import Event
 
 FRAMES = 3
 """Places in the code that a trace names for each error."""

@@ -10,8 +10,9 @@ from nexus_jobs import telemetry
 from nexus_jobs.committing import Committer
 from nexus_jobs.errors import Conflict, NotFound
 from nexus_jobs.intake import Intake
-from nexus_jobs.job import Event, Job, Request, State, sources
+from nexus_jobs.job import Job, Request
 from nexus_jobs.ports import Channel, JobFilter, JobStore, Signals
+from nexus_jobs.states import Event, State, sources
 from nexus_jobs.submission import Changes
 from nexus_jobs.waiting import EndedWatch
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from typing import Final
 
+from nexus_jobs.engine import Engine, Tokenizer, TokenSequence
 from nexus_jobs.job import Message, SamplingParams
 from nexus_jobs.models import EngineType, Precision
-from nexus_jobs.ports import Clock, Engine, Tokenizer, TokenSequence
+from nexus_jobs.ports import Clock
 
 SUBJECTS: Final = (
     "the tides", "an old bicycle", "how bread rises", "a quiet library", "volcanoes",

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from nexus_jobs.adaptive import AdaptiveBatching
 from nexus_jobs.batching import BatchPolicy
+from nexus_jobs.engine import Engine, Progress, TokenSequence
 from nexus_jobs.execution import Row
 from nexus_jobs.job import Job, Lease
-from nexus_jobs.ports import Clock, Engine, Progress, TokenSequence
+from nexus_jobs.ports import Clock
 
 
 class ObservedEngine:

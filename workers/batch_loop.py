@@ -11,10 +11,12 @@ import structlog
 
 from nexus_jobs import telemetry
 from nexus_jobs.batching import RowLimit
+from nexus_jobs.engine import Engine
 from nexus_jobs.errors import EngineError, OutOfMemory, RanTooLong
 from nexus_jobs.execution import Row
-from nexus_jobs.job import Event, Lease
-from nexus_jobs.ports import Clock, Engine
+from nexus_jobs.job import Lease
+from nexus_jobs.ports import Clock
+from nexus_jobs.states import Event
 from workers.feeder import Feeder
 
 log = structlog.get_logger(__name__)

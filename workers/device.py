@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 
 from nexus_jobs.config import Settings
+from nexus_jobs.engine import Engine
 from nexus_jobs.errors import StoreUnavailable
 from nexus_jobs.execution import Settlement
 from nexus_jobs.fleet import WorkerReport
 from nexus_jobs.job import Lease
 from nexus_jobs.models import ModelConfig
-from nexus_jobs.ports import Channel, Engine, FleetStore, Hints, JobStore, Signals
+from nexus_jobs.ports import Channel, FleetStore, Hints, JobStore, Signals
 from workers.runner import ModelRunner
 from workers.threads import vital_thread
 

@@ -14,13 +14,15 @@ import structlog
 from nexus_jobs.adaptive import AdaptiveBatching
 from nexus_jobs.batching import BatchPolicy, RowLimit
 from nexus_jobs.config import Settings
+from nexus_jobs.engine import Engine
 from nexus_jobs.errors import ConfigError, EngineError, InvalidRequest, ModelUnavailable
 from nexus_jobs.execution import Row, Settlement, prepare, warm_up
 from nexus_jobs.fleet import ModelState, ServedModel
-from nexus_jobs.job import Event, Job, Lease, Outcome
+from nexus_jobs.job import Job, Lease, Outcome
 from nexus_jobs.models import ModelConfig
-from nexus_jobs.ports import Engine, JobStore
+from nexus_jobs.ports import JobStore
 from nexus_jobs.retry import RetryPolicy
+from nexus_jobs.states import Event
 from workers.adaptation import Adaptation
 from workers.batch_loop import BatchLoop, End
 from workers.feeder import Feeder

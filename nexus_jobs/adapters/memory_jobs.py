@@ -21,20 +21,9 @@ from nexus_jobs.adapters.transitions import (
     replayed,
 )
 from nexus_jobs.errors import Conflict
-from nexus_jobs.job import (
-    Bulk,
-    BulkState,
-    Event,
-    Job,
-    Lease,
-    NewJob,
-    Outcome,
-    Result,
-    State,
-    sources,
-    target,
-)
+from nexus_jobs.job import Bulk, BulkState, Job, Lease, NewJob, Outcome, Result
 from nexus_jobs.ports import JobFilter, Settled
+from nexus_jobs.states import Event, State, sources, target
 
 
 @dataclass(slots=True)

@@ -11,8 +11,9 @@ from nexus_jobs.adapters.memory_jobs import MemoryJobs, StoredBulk
 from nexus_jobs.adapters.transitions import BULK_SOURCES
 from nexus_jobs.errors import Conflict
 from nexus_jobs.fleet import WorkerReport
-from nexus_jobs.job import Bulk, BulkProgress, BulkState, Event, Job, NewJob, State, sources
+from nexus_jobs.job import Bulk, BulkProgress, BulkState, Job, NewJob
 from nexus_jobs.models import ModelConfig
+from nexus_jobs.states import Event, State, sources
 
 
 class MemoryStore(MemoryJobs):

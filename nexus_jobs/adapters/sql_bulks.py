@@ -13,7 +13,8 @@ from nexus_jobs.adapters.sql_rows import JOBS_WITH_RESULTS, AnyRow, job_with_res
 from nexus_jobs.adapters.tables import bulks, is_state, jobs, results
 from nexus_jobs.adapters.transitions import BULK_SOURCES
 from nexus_jobs.errors import Conflict
-from nexus_jobs.job import Bulk, BulkProgress, BulkState, Event, Job, State
+from nexus_jobs.job import Bulk, BulkProgress, BulkState, Job
+from nexus_jobs.states import Event, State
 
 
 class SqlBulks:

@@ -23,8 +23,9 @@ from nexus_jobs.adapters.sql_rows import (
 from nexus_jobs.adapters.tables import bulks, is_state, jobs, results
 from nexus_jobs.adapters.transitions import committed
 from nexus_jobs.errors import Conflict
-from nexus_jobs.job import BulkState, Job, NewJob, Result, State
+from nexus_jobs.job import BulkState, Job, NewJob, Result
 from nexus_jobs.ports import JobFilter
+from nexus_jobs.states import State
 
 _JOBS = RowInsert(jobs, times=["submitted_at", "due_at", "expires_at", "finished_at"])
 # one SELECT for each state, so that each can use that state's partial index

@@ -33,8 +33,9 @@ from nexus_jobs.adapters.sql_rows import (
 )
 from nexus_jobs.adapters.tables import is_state, jobs
 from nexus_jobs.adapters.transitions import LAPSED, attempt_after, changes, noted, replayed
-from nexus_jobs.job import Event, Job, Lease, NewJob, Outcome, State, sources, target
+from nexus_jobs.job import Job, Lease, NewJob, Outcome
 from nexus_jobs.ports import Settled
+from nexus_jobs.states import Event, State, sources, target
 
 
 class SqlLeases:

@@ -18,8 +18,8 @@ from nexus_jobs.job import (
     Request,
     Result,
     SamplingParams,
-    State,
 )
+from nexus_jobs.states import State
 
 AnyRow = Row[*tuple[Any, ...]]
 

@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-from nexus_jobs.job import State
+from nexus_jobs.states import State
 
 metadata = MetaData(
     naming_convention={

@@ -5,18 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from nexus_jobs.job import (
-    TERMINAL,
-    BulkState,
-    Cached,
-    Event,
-    Job,
-    JobError,
-    NewJob,
-    Outcome,
-    State,
-    target,
-)
+from nexus_jobs.job import BulkState, Cached, Job, JobError, NewJob, Outcome
+from nexus_jobs.states import TERMINAL, Event, State, target
 
 LAPSED: Final = JobError(
     "lease_expired", "its worker stopped answering, and no attempt is left to run it again"

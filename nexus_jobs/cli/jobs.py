@@ -12,7 +12,7 @@ import typer
 from nexus_jobs.cli.options import DEFAULT_URL, MaxTokens, Priority, Seed, Temperature, Url
 from nexus_jobs.cli.output import show_document, show_table
 from nexus_jobs.client import LONGEST_WAIT, Client, Document, Refused
-from nexus_jobs.job import TERMINAL, State
+from nexus_jobs.states import TERMINAL, State
 
 app = typer.Typer(help="Single jobs.", no_args_is_help=True)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from nexus_jobs.client import Client, Document, ServerUnreachable
-from nexus_jobs.job import TERMINAL, State
+from nexus_jobs.states import TERMINAL, State
 
 T = TypeVar("T")
 

@@ -11,7 +11,6 @@ import uuid_utils
 from nexus_jobs.job import (
     Bulk,
     BulkState,
-    Event,
     FinishReason,
     Job,
     JobError,
@@ -19,9 +18,9 @@ from nexus_jobs.job import (
     Outcome,
     Request,
     Result,
-    State,
 )
 from nexus_jobs.ports import BulkStore, FleetStore, JobStore
+from nexus_jobs.states import Event, State
 
 RESULT = Result(
     text="Paris.",

@@ -8,19 +8,9 @@ from dataclasses import replace
 import pytest
 
 from nexus_jobs.errors import Conflict
-from nexus_jobs.job import (
-    Cached,
-    Ended,
-    Event,
-    JobError,
-    Message,
-    NewJob,
-    Request,
-    Result,
-    SamplingParams,
-    State,
-)
+from nexus_jobs.job import Cached, Ended, JobError, Message, NewJob, Request, Result, SamplingParams
 from nexus_jobs.ports import JobFilter
+from nexus_jobs.states import Event, State
 from tests.contract.stores import (
     ERROR,
     RESULT,

@@ -8,8 +8,9 @@ from threading import Barrier
 import pytest
 
 from nexus_jobs.errors import Conflict
-from nexus_jobs.job import Bulk, BulkState, Cached, Ended, Event, Job, NewJob, State
+from nexus_jobs.job import Bulk, BulkState, Cached, Ended, Job, NewJob
 from nexus_jobs.ports import JobFilter
+from nexus_jobs.states import Event, State
 from tests.contract.stores import (
     RESULT,
     Store,

@@ -9,8 +9,9 @@ from nexus_jobs.adapters.memory_store import MemoryStore
 from nexus_jobs.adapters.redis_cache import RedisCache
 from nexus_jobs.adapters.redis_link import RedisLink
 from nexus_jobs.caching import StoredResults, TieredCache
-from nexus_jobs.job import Cached, Event, FinishReason, NewJob, Outcome, Request, Result
+from nexus_jobs.job import Cached, FinishReason, NewJob, Outcome, Request, Result
 from nexus_jobs.ports import ResultCache
+from nexus_jobs.states import Event
 from tests.e2e.stack import until
 
 

@@ -15,8 +15,9 @@ from nexus_jobs.adapters.database import Database
 from nexus_jobs.adapters.sql_keys import keep_keys
 from nexus_jobs.adapters.sql_store import SqlStore
 from nexus_jobs.errors import Conflict, InvalidRequest, StoreUnavailable
-from nexus_jobs.job import Cached, Ended, Event, Idempotency, NewJob, State
+from nexus_jobs.job import Cached, Ended, Idempotency, NewJob
 from nexus_jobs.ports import JobFilter
+from nexus_jobs.states import Event, State
 from tests.contract.stores import RESULT, Store, claim, eventually, finish, new_job
 
 PROCESSES = 4

@@ -11,7 +11,8 @@ from threading import Barrier
 import pytest
 
 from nexus_jobs.adapters.transitions import LAPSED
-from nexus_jobs.job import TERMINAL, Event, Job, Lease, State
+from nexus_jobs.job import Job, Lease
+from nexus_jobs.states import TERMINAL, Event, State
 from tests.contract.stores import (
     ERROR,
     RESULT,

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from nexus_jobs.job import BulkState, Ended, Event, Job, JobError, NewJob, SamplingParams, State
+from nexus_jobs.job import BulkState, Ended, Job, JobError, NewJob, SamplingParams
+from nexus_jobs.states import Event, State
 from tests.contract.stores import (
     ERROR,
     RESULT,

@@ -6,8 +6,9 @@ import pytest
 
 from nexus_jobs.adapters.memory_queue import MemorySignals
 from nexus_jobs.adapters.redis_signals import LONGEST_TEXT, RedisSignals
-from nexus_jobs.job import FinishReason, Result, State
+from nexus_jobs.job import FinishReason, Result
 from nexus_jobs.ports import Channel, Ending
+from nexus_jobs.states import State
 from tests.e2e.stack import until
 
 

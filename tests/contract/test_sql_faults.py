@@ -14,7 +14,8 @@ from nexus_jobs.adapters.database import Database
 from nexus_jobs.adapters.sql_store import SqlStore
 from nexus_jobs.adapters.tables import models
 from nexus_jobs.errors import ConfigError, Conflict, StoreUnavailable
-from nexus_jobs.job import Event, Request, State
+from nexus_jobs.job import Request
+from nexus_jobs.states import Event, State
 from tests.contract.stores import RESULT, Store, claim, finish, new_id, new_job
 
 PROCESSES = 4

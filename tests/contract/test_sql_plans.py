@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import Engine, event, text
 
 from nexus_jobs.adapters.database import Database
-from nexus_jobs.job import Bulk, Cached, Ended, Event, Idempotency
+from nexus_jobs.job import Bulk, Cached, Ended, Idempotency
+from nexus_jobs.states import Event
 from tests.contract.stores import RESULT, Store, claim, finish, new_bulk, new_job
 
 Statement = tuple[str, Any]

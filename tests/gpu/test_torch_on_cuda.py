@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from nexus_jobs.adapters.engines.simulated import SimulatedTokenizer
 from nexus_jobs.adapters.engines.torch import TorchEngine
+from nexus_jobs.engine import TokenSequence
 from nexus_jobs.job import SamplingParams
-from nexus_jobs.ports import TokenSequence
 from tests.integration.engines.batches import alone, in_company
 
 pytestmark = [

@@ -11,10 +11,10 @@ import pytest
 from nexus_jobs.adapters.engines.build import build_engine
 from nexus_jobs.adapters.engines.openvino import OpenVinoEngine
 from nexus_jobs.adapters.tokenizer import FileTokenizer
+from nexus_jobs.engine import Engine, Progress, TokenSequence
 from nexus_jobs.errors import EngineError, ModelUnavailable
 from nexus_jobs.job import FinishReason, Message, SamplingParams
 from nexus_jobs.models import ModelConfig
-from nexus_jobs.ports import Engine, Progress, TokenSequence
 
 pytestmark = pytest.mark.model
 

@@ -11,10 +11,10 @@ import pytest
 
 from nexus_jobs.adapters.engines.process import ProcessEngine
 from nexus_jobs.adapters.engines.simulated import SimulatedEngine, SimulatedTokenizer
+from nexus_jobs.engine import TokenSequence
 from nexus_jobs.errors import EngineError, ModelUnavailable
 from nexus_jobs.job import FinishReason, SamplingParams
 from nexus_jobs.models import SimulatedTimes
-from nexus_jobs.ports import TokenSequence
 from tests.e2e.stack import until
 
 BUILD = partial(SimulatedEngine, SimulatedTimes(), 4, 64)

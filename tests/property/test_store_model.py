@@ -24,13 +24,10 @@ from nexus_jobs.adapters.memory_store import MemoryStore
 from nexus_jobs.adapters.sql_store import SqlStore
 from nexus_jobs.errors import Conflict, InvalidRequest
 from nexus_jobs.job import (
-    TERMINAL,
-    TRANSITIONS,
     Bulk,
     BulkState,
     Cached,
     Ended,
-    Event,
     FinishReason,
     Idempotency,
     Job,
@@ -39,9 +36,9 @@ from nexus_jobs.job import (
     Outcome,
     Request,
     Result,
-    State,
 )
 from nexus_jobs.ports import JobFilter
+from nexus_jobs.states import TERMINAL, TRANSITIONS, Event, State
 from tests.contract.stores import Store, states_after
 
 MODELS = ("a", "b")

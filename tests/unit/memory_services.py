@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from nexus_jobs.bootstrap import Services
-from nexus_jobs.job import Event, FinishReason, Outcome, Request, Result
+from nexus_jobs.job import FinishReason, Outcome, Request, Result
 from nexus_jobs.models import ModelConfig
 from nexus_jobs.ports import Channel
+from nexus_jobs.states import Event
 
 MODEL = ModelConfig(name="simulated", type="simulated", max_sequence_length=256)
 ANSWER = Result(text="hi", finish_reason=FinishReason.STOP, prompt_tokens=1, completion_tokens=1)

@@ -5,11 +5,12 @@ import pytest
 from nexus_jobs.adapters.engines.simulated import SimulatedEngine
 from nexus_jobs.adaptive import AdaptiveBatching
 from nexus_jobs.batching import BatchPolicy
+from nexus_jobs.engine import TokenSequence
 from nexus_jobs.errors import EngineError
 from nexus_jobs.execution import Row
-from nexus_jobs.job import Bulk, BulkState, Job, Request, SamplingParams, State
+from nexus_jobs.job import Bulk, BulkState, Job, Request, SamplingParams
 from nexus_jobs.models import SimulatedTimes
-from nexus_jobs.ports import TokenSequence
+from nexus_jobs.states import State
 from tests.unit.memory_worker import MODEL, slow_engine
 from workers.adaptation import Adaptation
 

@@ -8,7 +8,8 @@ import orjson
 import pytest
 
 from api.rendering import job_document, json_response
-from nexus_jobs.job import Cached, FinishReason, Job, JobError, Request, Result, State
+from nexus_jobs.job import Cached, FinishReason, Job, JobError, Request, Result
+from nexus_jobs.states import State
 
 QUEUED = Job(
     id="0197a5c2-0000-7000-8000-000000000001",

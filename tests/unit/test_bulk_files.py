@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from nexus_jobs import bulk
 from nexus_jobs.errors import InvalidRequest
-from nexus_jobs.job import FinishReason, Job, JobError, Request, Result, State
+from nexus_jobs.job import FinishReason, Job, JobError, Request, Result
+from nexus_jobs.states import State
 
 
 def read(data: bytes):

@@ -7,7 +7,8 @@ import pytest
 
 from nexus_jobs import telemetry
 from nexus_jobs.errors import Conflict, InvalidRequest, StoreUnavailable
-from nexus_jobs.job import Idempotency, NewJob, Request, State
+from nexus_jobs.job import Idempotency, NewJob, Request
+from nexus_jobs.states import State
 from tests.e2e.stack import until
 
 

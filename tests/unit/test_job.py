@@ -1,6 +1,6 @@
 """The one table of legal transitions."""
 
-from nexus_jobs.job import TERMINAL, TRANSITIONS, Event, State
+from nexus_jobs.states import TERMINAL, TRANSITIONS, Event, State
 
 
 def test_every_event_stands_in_the_table():

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nexus_jobs.errors import EngineError, InvalidRequest, OutOfMemory, RanTooLong
-from nexus_jobs.job import Event, Job, Request, State
+from nexus_jobs.job import Job, Request
 from nexus_jobs.retry import RetryPolicy, described
+from nexus_jobs.states import Event, State
 
 POLICY = RetryPolicy(first=1.0, longest=60.0)
 

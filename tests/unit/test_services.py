@@ -13,12 +13,8 @@ from nexus_jobs.errors import (
     QueueUnavailable,
     StoreUnavailable,
 )
-from nexus_jobs.job import (
-    Cached,
-    Request,
-    SamplingParams,
-    State,
-)
+from nexus_jobs.job import Cached, Request, SamplingParams
+from nexus_jobs.states import State
 from tests.e2e.stack import until
 from tests.unit.memory_services import ANSWER, ask, finish_all
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nexus_jobs.adapters.engines.simulated import SimulatedEngine, SimulatedTokenizer
+from nexus_jobs.engine import TokenSequence
 from nexus_jobs.job import FinishReason, Message, SamplingParams
 from nexus_jobs.models import SimulatedTimes
-from nexus_jobs.ports import TokenSequence
 
 tokenizer = SimulatedTokenizer()
 

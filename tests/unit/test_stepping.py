@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from nexus_jobs.adapters.engines.sampling import Floats, Ints
 from nexus_jobs.adapters.engines.simulated import SimulatedTokenizer
 from nexus_jobs.adapters.engines.stepping import SPARE_SLOTS, SteppingEngine
+from nexus_jobs.engine import Progress, TokenSequence
 from nexus_jobs.errors import EngineError
 from nexus_jobs.job import FinishReason, SamplingParams
-from nexus_jobs.ports import Progress, TokenSequence
 
 VOCABULARY = 97
 EOS = 96

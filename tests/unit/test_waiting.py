@@ -8,13 +8,9 @@ import pytest
 
 from nexus_jobs.bootstrap import settlement_on
 from nexus_jobs.errors import NotFound, StoreUnavailable
-from nexus_jobs.job import (
-    Cached,
-    Event,
-    Outcome,
-    State,
-)
+from nexus_jobs.job import Cached, Outcome
 from nexus_jobs.ports import Channel, Ending
+from nexus_jobs.states import Event, State
 from nexus_jobs.waiting import Waiter
 from tests.e2e.stack import until
 from tests.unit.memory_services import ANSWER, ask, finish_all

@@ -6,8 +6,9 @@ import time
 from nexus_jobs.adapters.engines.simulated import SimulatedTokenizer
 from nexus_jobs.errors import EngineError, ModelUnavailable, StoreUnavailable
 from nexus_jobs.fleet import ModelState
-from nexus_jobs.job import FinishReason, State
+from nexus_jobs.job import FinishReason
 from nexus_jobs.ports import Channel
+from nexus_jobs.states import State
 from tests.e2e.stack import until
 from tests.unit.memory_worker import MODEL, Worker, engine, slow_engine
 

@@ -5,8 +5,9 @@ from collections import Counter
 
 from nexus_jobs.adapters.engines.simulated import SimulatedEngine
 from nexus_jobs.errors import OutOfMemory, StoreUnavailable
-from nexus_jobs.job import Event, Outcome, State
+from nexus_jobs.job import Outcome
 from nexus_jobs.models import SimulatedTimes
+from nexus_jobs.states import Event, State
 from tests.e2e.stack import until
 from tests.unit.memory_worker import MODEL, engine, slow_engine
 from workers import runner

@@ -16,9 +16,9 @@ from nexus_jobs.adapters.model_files import ONNX_PRECISION, build, resolve
 from nexus_jobs.adapters.model_folder import GGUF, HUGGINGFACE, ONNX, ModelFolder
 from nexus_jobs.adapters.packages import check_installed, require
 from nexus_jobs.adapters.tokenizer import FileTokenizer
+from nexus_jobs.engine import Engine, Tokenizer
 from nexus_jobs.errors import ConfigError, ModelUnavailable
 from nexus_jobs.models import ModelConfig
-from nexus_jobs.ports import Engine, Tokenizer
 
 log = structlog.get_logger(__name__)
 

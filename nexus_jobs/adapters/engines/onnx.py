@@ -18,8 +18,8 @@ from nexus_jobs.adapters.engines.sampling import Floats, Ints
 from nexus_jobs.adapters.engines.stepping import SPARE_SLOTS, SteppingEngine
 from nexus_jobs.adapters.packages import require
 from nexus_jobs.adapters.processor import PROCESSOR, can
+from nexus_jobs.engine import Tokenizer
 from nexus_jobs.errors import ModelUnavailable
-from nexus_jobs.ports import Tokenizer
 
 _BATCH_TOKENS: Final = 128
 """Prompt tokens that a step prefills: about as long as a step of a full batch takes."""

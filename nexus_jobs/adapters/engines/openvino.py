@@ -17,9 +17,9 @@ import numpy as np
 from nexus_jobs.adapters.engines.failures import engine_error
 from nexus_jobs.adapters.packages import require
 from nexus_jobs.adapters.tokenizer import FileTokenizer
+from nexus_jobs.engine import Progress, Tokenizer, TokenSequence
 from nexus_jobs.errors import ModelUnavailable
 from nexus_jobs.job import FinishReason
-from nexus_jobs.ports import Progress, Tokenizer, TokenSequence
 
 _PREFILL_TOKENS: Final = 64
 """Prompt tokens a step. More let a long prompt begin sooner (at most 1.25 times), but make every

@@ -13,8 +13,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Final
 
+from nexus_jobs.engine import Engine, Progress, Tokenizer, TokenSequence
 from nexus_jobs.errors import EngineError, ModelUnavailable, NexusError
-from nexus_jobs.ports import Engine, Progress, Tokenizer, TokenSequence
 from nexus_jobs.retry import described
 
 STOP_SECONDS: Final = 10.0

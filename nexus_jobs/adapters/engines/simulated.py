@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from itertools import chain, cycle, islice
 from typing import Final
 
+from nexus_jobs.engine import Progress, Tokenizer, TokenSequence
 from nexus_jobs.errors import EngineError, OutOfMemory
 from nexus_jobs.job import FinishReason, Message
 from nexus_jobs.models import SimulatedTimes
-from nexus_jobs.ports import Progress, Tokenizer, TokenSequence
 
 _WORD: Final = re.compile(r"\s*\S+|\s+")
 _UTF8: Final = ("utf-8", "surrogatepass")

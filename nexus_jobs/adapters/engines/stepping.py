@@ -12,9 +12,9 @@ from nexus_jobs.adapters.engines.beginnings import CHUNK, Beginnings
 from nexus_jobs.adapters.engines.failures import engine_error
 from nexus_jobs.adapters.engines.prefill import Prefill, Prompt
 from nexus_jobs.adapters.engines.sampling import Floats, Ints, Sampler, choose
+from nexus_jobs.engine import Progress, Tokenizer, TokenSequence
 from nexus_jobs.errors import EngineError
 from nexus_jobs.job import FinishReason
-from nexus_jobs.ports import Progress, Tokenizer, TokenSequence
 
 SPARE_SLOTS: Final = 4
 """Slots that a backend has behind those of the batch, for beginnings that prompts share."""

@@ -16,8 +16,8 @@ from nexus_jobs.adapters.engines.torch_backend import TorchBackend
 from nexus_jobs.adapters.engines.torch_blocks import use_blocks
 from nexus_jobs.adapters.engines.torch_graphs import Recorder, recorder
 from nexus_jobs.adapters.packages import require
+from nexus_jobs.engine import Tokenizer
 from nexus_jobs.errors import ModelUnavailable
-from nexus_jobs.ports import Tokenizer
 
 _DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PRECISIONS: Final = tuple(_DTYPES)

@@ -10,9 +10,10 @@ from flask.testing import FlaskClient
 
 from api.app import create_app
 from nexus_jobs.bootstrap import Services, build_memory_services
-from nexus_jobs.job import Event, FinishReason, Job, JobError, Outcome, Result
+from nexus_jobs.job import FinishReason, Job, JobError, Outcome, Result
 from nexus_jobs.models import ModelConfig
 from nexus_jobs.ports import Channel
+from nexus_jobs.states import Event
 
 Finish = Callable[..., list[Job]]
 

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 
 from nexus_jobs.bootstrap import Services
 from nexus_jobs.errors import StoreUnavailable
-from nexus_jobs.job import Event
+from nexus_jobs.states import Event
 
 BODY = {"model": "simulated", "prompt": "hello"}
 

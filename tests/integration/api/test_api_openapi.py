@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 from werkzeug.test import TestResponse
 
-from nexus_jobs.job import Event
+from nexus_jobs.states import Event
 
 DOCUMENTATION = ("/api/v1/docs/", "/api/v1/openapi.json")
 """The paths that show the document stand outside of it."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from nexus_jobs.job import Event
+from nexus_jobs.states import Event
 
 BODY = {"model": "simulated", "prompt": "hello", "max_tokens": 8, "priority": 3}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import cycle
 
-from nexus_jobs.ports import Engine, TokenSequence
+from nexus_jobs.engine import Engine, TokenSequence
 
 Answers = dict[str, list[int]]
 

@@ -12,7 +12,7 @@ from nexus_jobs.adapters.engines.torch import TorchEngine
 from nexus_jobs.adapters.model_files import build, pull
 from nexus_jobs.adapters.model_folder import HUGGINGFACE, ONNX, ModelFolder
 from nexus_jobs.adapters.tokenizer import FileTokenizer
-from nexus_jobs.ports import Engine
+from nexus_jobs.engine import Engine
 
 SLOTS = 8
 THREADS = 2

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 from nexus_jobs.adapters.engines.torch import TorchEngine
 from nexus_jobs.adapters.model_folder import HUGGINGFACE, ModelFolder
 from nexus_jobs.adapters.tokenizer import FileTokenizer
+from nexus_jobs.engine import Engine, TokenSequence
 from nexus_jobs.job import Message, SamplingParams
-from nexus_jobs.ports import Engine, TokenSequence
 from tests.integration.engines.batches import alone, in_company
 
 pytestmark = pytest.mark.model

@@ -23,9 +23,9 @@ from transformers import (
 from nexus_jobs.adapters.engines.simulated import SimulatedTokenizer
 from nexus_jobs.adapters.engines.torch import ModelEngine, TorchEngine
 from nexus_jobs.adapters.engines.torch_graphs import Recorder, Run
+from nexus_jobs.engine import TokenSequence
 from nexus_jobs.errors import ModelUnavailable
 from nexus_jobs.job import SamplingParams
-from nexus_jobs.ports import TokenSequence
 from tests.integration.engines.batches import alone, in_company
 
 SMALL = {"vocab_size": 200, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -1,0 +1,83 @@
+"""The port of an engine: what turns token ids into token ids, and its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from nexus_jobs.job import FinishReason, Message, SamplingParams
+
+
+class Tokenizer(Protocol):
+    """Turns text into token ids and back. Safe to call from several threads."""
+
+    def render(self, messages: Sequence[Message]) -> str | None:
+        """The chat as the model's template writes it, or None if the model has no template."""
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of the ids, without special tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """One row for an engine: prompt token ids, and how to go on from them."""
+
+    id: str
+    prompt: Sequence[int]
+    params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What one step added to one sequence; `finish_reason` is set on its last progress.
+
+    The end-of-sequence token is not among `token_ids`.
+    """
+
+    sequence_id: str
+    token_ids: Sequence[int]
+    finish_reason: FinishReason | None = None
+
+
+class Engine(Protocol):
+    """Turns token ids into token ids, one step at a time. Used from one thread only.
+
+    A sequence leaves by itself when its Progress has a finish reason: end of sequence,
+    `max_tokens`, or `max_sequence_length` reached. Stop strings are not the engine's business:
+    the caller evicts the row.
+    """
+
+    name: str
+    """What runs the model, for people: `onnx int8`."""
+    reproducible: bool
+    """Whether a row's tokens are the same alone and in any batch."""
+    slots: int
+    """The most sequences that may be in the batch at once."""
+    max_sequence_length: int
+    """Prompt and answer together, in tokens."""
+    bounds_prefill: bool
+    """The engine spreads long prompts over steps itself, so nobody else has to ration them."""
+    tokenizer: Tokenizer
+
+    def admit(self, sequences: Sequence[TokenSequence]) -> None:
+        """Let rows join; the caller never admits more than there are free slots.
+
+        Raises:
+            EngineError: none of them joined.
+        """
+
+    def step(self) -> list[Progress]:
+        """Advance every row by a token (an engine may also need a step to prefill a row).
+
+        Raises:
+            EngineError: the batch is lost; the engine holds no row any more and is usable.
+        """
+
+    def evict(self, sequence_id: str) -> None:
+        """Drop a row at once and free its slot; an unknown id is no error."""
+
+    def close(self) -> None:
+        """Give the memory back."""
