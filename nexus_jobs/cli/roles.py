@@ -34,6 +34,7 @@ def api(host: Host = None, port: Port = None) -> None:
 
     given = {"host": host, "port": port}
     settings = load_settings(server={k: v for k, v in given.items() if v is not None}).server
+    os.register_at_fork(after_in_child=_obey_signals)
     Granian(
         "api.wsgi:create",
         address=settings.host,
@@ -53,18 +54,21 @@ def load_application(target: str, turns: Any) -> Any:
 
     `turns` is a number that these processes share, so that each keeps to a core of its own.
 
-    Such a process is tied to its parent: an orphan would go on answering on the same port. It
-    drops its parent's signal handlers, so that it can be stopped before it has its own.
+    Such a process is tied to its parent: an orphan would go on answering on the same port.
     """
     die_with_parent(os.getppid(), signal.SIGKILL)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
     if load_settings().server.one_core:
         with turns:
             turn, turns.value = turns.value, turns.value + 1
         _stay_on_one_core(turn)
     module, factory = target.split(":")
     return getattr(importlib.import_module(module), factory)()
+
+
+def _obey_signals() -> None:
+    """Let a process that granian has just forked be stopped before it has handlers of its own."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _stay_on_one_core(turn: int) -> None:
