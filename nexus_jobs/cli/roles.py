@@ -34,7 +34,7 @@ def api(host: Host = None, port: Port = None) -> None:
 
     given = {"host": host, "port": port}
     settings = load_settings(server={k: v for k, v in given.items() if v is not None}).server
-    os.register_at_fork(after_in_child=_obey_signals)
+    os.register_at_fork(after_in_child=_obey_parent)
     Granian(
         "api.wsgi:create",
         address=settings.host,
@@ -65,10 +65,15 @@ def load_application(target: str, turns: Any) -> Any:
     return getattr(importlib.import_module(module), factory)()
 
 
-def _obey_signals() -> None:
-    """Let a process that granian has just forked be stopped before it has handlers of its own."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
+def _obey_parent() -> None:
+    """Let a process that granian has just forked be stopped by SIGTERM from its parent alone.
+
+    It has inherited a handler that does nothing there, and gets its own when the application is
+    loaded. A terminal's Ctrl-C reaches it as well as its parent, and two signals at once make it
+    hang (seen in granian 2.8.7).
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 
 
 def _stay_on_one_core(turn: int) -> None:

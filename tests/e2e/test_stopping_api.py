@@ -53,8 +53,10 @@ def roles(make_roles) -> Roles:
     return make_roles(SIMULATED)
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
 @pytest.mark.parametrize("how", ["SIGTERM", "Ctrl-C"])
-def test_requests_that_wait_are_answered_with_what_is_known(roles, how):
+def test_requests_that_wait_are_answered_with_what_is_known(roles, how, processes):
+    roles.env["NEXUS_SERVER__WORKERS"] = processes
     port = roles.add_api("api")
     job = httpx.post(f"http://127.0.0.1:{port}/api/v1/jobs", json=JOB)
     watching = Call(port, "GET", f"{job.headers['Location']}?wait=60")
