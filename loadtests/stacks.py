@@ -40,7 +40,7 @@ def running(
 def _start(stack: Stack, workers: int) -> None:
     try:
         stack.start(workers=workers)
-    except AssertionError as error:  # its log is about to be removed
+    except TimeoutError as error:  # its log is about to be removed
         raise RuntimeError(f"the platform did not start:\n{stack.log()}") from error
 
 

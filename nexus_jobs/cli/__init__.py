@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from nexus_jobs.cli import bulk, jobs, models, roles, up
+from nexus_jobs.cli import bulk, chaos, jobs, models, roles, up
 from nexus_jobs.errors import NexusError
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(up.up)
+app.command()(chaos.chaos)
 app.add_typer(bulk.app, name="bulk")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")

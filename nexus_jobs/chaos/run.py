@@ -1,0 +1,110 @@
+"""One run: offer load to a platform, break it, let it settle, and judge."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Final
+
+from sqlalchemy import URL
+from sqlalchemy.exc import OperationalError
+
+from nexus_jobs.adapters.redis_link import RedisLink
+from nexus_jobs.adapters.redis_signals import RedisSignals
+from nexus_jobs.chaos import ledger
+from nexus_jobs.chaos.campaign import Campaign
+from nexus_jobs.chaos.checker import check
+from nexus_jobs.chaos.faults import Fault, Frozen, Killed, PowerCut
+from nexus_jobs.chaos.ground import WORKERS, Ground, ground
+from nexus_jobs.chaos.history import History, Told
+from nexus_jobs.chaos.offer import Offer
+from nexus_jobs.chaos.redis_faults import Disconnected, Emptied, Restarted
+from nexus_jobs.chaos.report import Report
+from nexus_jobs.ports import Channel, Hints
+
+_STILL_SECONDS: Final = 30.0
+"""How long nothing may end before the jobs that are left count as lost."""
+_LOOK_SECONDS: Final = 0.5
+
+
+def run(
+    seconds: float, *, rate: float, database: str, seed: int, say: Callable[[str], None]
+) -> Report:
+    """Break a new platform for so long while `rate` jobs a second are offered."""
+    with ground(database) as built, _listening(built) as history:
+        say(f"a platform runs at {built.stack.url}; breaking it for {seconds:g} s, seed {seed}")
+        offer = Offer(built.stack.url, history, rate=rate, seed=seed)
+        campaign = Campaign(faults(built), seed=seed, say=say)
+        started = time.monotonic()
+        offer.start()
+        try:
+            campaign.run(seconds)
+        finally:
+            offered_for = time.monotonic() - started
+            offer.stop()
+        say("all is whole again; waiting for the jobs that have not ended")
+        settle(built.database.direct_url)
+        return Report(
+            database=built.database.direct_url.get_backend_name(),
+            seed=seed,
+            seconds=offered_for,
+            offered=offer.offered,
+            injected=campaign.injected,
+            odd=offer.odd,
+            history=history,
+            verdict=check(history, ledger.rows(built.database.direct_url)),
+        )
+
+
+def faults(built: Ground) -> list[Fault]:
+    """All that can be done to this platform."""
+    stack, redis = built.stack, built.redis
+    return [
+        *(Killed(stack, role) for role in ("api", "worker", "scheduler")),
+        *(Frozen(stack, role) for role in ("api", "worker", "scheduler")),
+        PowerCut(stack, redis, WORKERS),
+        Emptied(redis),
+        Restarted(redis),
+        Disconnected(redis),
+    ]
+
+
+def settle(database: URL) -> None:
+    """Wait until every job has ended, or none ends any more."""
+    left, changed = -1, time.monotonic()
+    while left and time.monotonic() < changed + _STILL_SECONDS:
+        try:
+            now_left = ledger.unfinished(database)
+        except OperationalError:
+            now_left = left  # it is coming back
+        if now_left != left:
+            left, changed = now_left, time.monotonic()
+        time.sleep(_LOOK_SECONDS)
+
+
+@contextmanager
+def _listening(built: Ground) -> Iterator[History]:
+    """A history that also hears what workers tell those who wait."""
+    history = History()
+
+    def heard(hints: Hints) -> None:
+        at = time.monotonic()
+        history.heard(
+            *(
+                Told(
+                    job_id=job_id,
+                    asked=at,
+                    at=at,
+                    state=ending.state,
+                    attempt=ending.attempt,
+                    text=ending.result.text if ending.result else None,
+                )
+                for job_id, ending in hints.items()
+                if ending is not None
+            )
+        )
+
+    with closing(RedisSignals(RedisLink(built.redis.direct_url))) as signals:
+        signals.listen(Channel.ENDED, heard)
+        yield history
