@@ -12,6 +12,8 @@ from nexus_jobs.chaos.ground import LEASE_SECONDS
 from nexus_jobs.chaos.servers import Redis
 from nexus_jobs.chaos.stack import Stack
 
+ROLES = ("api", "worker", "scheduler")
+
 
 class NothingToBreak(Exception):
     """What the fault would break is not there at the moment."""

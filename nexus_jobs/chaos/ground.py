@@ -12,6 +12,7 @@ from typing import Final
 
 from sqlalchemy import make_url
 
+from nexus_jobs.chaos.disk import SmallDisk
 from nexus_jobs.chaos.offer import MODELS
 from nexus_jobs.chaos.servers import OnServer, Postgres, Redis, Sqlite
 from nexus_jobs.chaos.stack import Stack
@@ -24,13 +25,16 @@ SQLITE, POSTGRESQL = "sqlite", "postgresql"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """`postgres` is the server that may be restarted, if it is ours."""
+    """`postgres` is the server if it is ours to restart, `disk` the data folder's if we could mount
+    one.
+    """
 
     folder: Path
     stack: Stack
     redis: Redis
     database: Sqlite | OnServer
     postgres: Postgres | None
+    disk: SmallDisk | None
 
 
 @contextmanager
@@ -44,8 +48,10 @@ def ground(database: str) -> Iterator[Ground]:
         parts.callback(shutil.rmtree, folder, ignore_errors=True)
         redis = parts.enter_context(closing(Redis(folder)))
         postgres = parts.enter_context(closing(Postgres())) if database == POSTGRESQL else None
+        disk = None
         if database == SQLITE:
             base: Sqlite | OnServer = Sqlite(folder / "data")
+            disk = _disk(parts, folder / "data")
         else:
             base = OnServer(postgres.url if postgres else make_url(database))
         parts.enter_context(closing(base))
@@ -58,7 +64,16 @@ def ground(database: str) -> Iterator[Ground]:
         stack = Stack(folder, MODELS, {**env, **base.env})
         parts.callback(_end, stack)
         stack.start(workers=WORKERS)
-        yield Ground(folder=folder, stack=stack, redis=redis, database=base, postgres=postgres)
+        yield Ground(
+            folder=folder, stack=stack, redis=redis, database=base, postgres=postgres, disk=disk
+        )
+
+
+def _disk(parts: ExitStack, folder: Path) -> SmallDisk | None:
+    try:
+        return parts.enter_context(closing(SmallDisk(folder)))
+    except OSError:  # most people are not root
+        return None
 
 
 def _end(stack: Stack) -> None:

@@ -1,17 +1,28 @@
-"""Faults of Redis, and of what lies in it."""
+"""Faults of Redis, and strange things that lie in it."""
 
 from __future__ import annotations
 
+import base64
+import json
+import os
+import pickle
 import random
+import uuid
+from pathlib import Path
+from typing import Any, Final
 
+from nexus_jobs.adapters.celery_tickets import TICKET_TASK, queue_of
 from nexus_jobs.chaos.servers import Redis
+
+_AT_ONCE: Final = (0.0, 0.0)
+_COPIES: Final = 20
 
 
 class Emptied:
     """FLUSHALL."""
 
     name = "redis emptied"
-    seconds = (0.0, 0.0)
+    seconds = _AT_ONCE
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -47,7 +58,7 @@ class Disconnected:
     """CLIENT KILL for everybody, those who listen included."""
 
     name = "redis clients killed"
-    seconds = (0.0, 0.0)
+    seconds = _AT_ONCE
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -58,3 +69,108 @@ class Disconnected:
 
     def heal(self) -> None:
         """The platform has to."""
+
+
+class StrangeTickets:
+    """Tickets that nobody sent: doubles, nonsense, and pickles that write `opened` if opened."""
+
+    name = "strange tickets"
+    seconds = _AT_ONCE
+
+    def __init__(self, redis: Redis, model: str, opened: Path) -> None:
+        self._redis = redis
+        self._model = model
+        self._opened = opened
+
+    def inject(self, chance: random.Random) -> None:
+        tickets = [ticket(self._model, chance.randrange(1, 100))] * _COPIES
+        tickets += [pickled_ticket(self._model, self._opened), *nonsense(self._model)]
+        tickets.append(chance.choice(["", "{", "3", "[]", "{}"]))
+        chance.shuffle(tickets)
+        self._redis.client.lpush(queue_of(self._model), *tickets)
+
+    def heal(self) -> None:
+        """Workers have to get rid of them."""
+
+
+class StrangeSignals:
+    """Messages on the channels of signals: nonsense, strangers, and false alarms."""
+
+    name = "strange signals"
+    seconds = _AT_ONCE
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def inject(self, chance: random.Random) -> None:
+        stranger = str(uuid.UUID(int=chance.getrandbits(128)))
+        messages = [
+            b"",
+            b"\x80\x04\x95",
+            b"[" * 100_000,
+            b'{"' + stranger.encode() + b'": {"state": "nowhere"}}',
+            json.dumps({stranger: None}).encode(),
+            json.dumps([stranger]).encode(),
+        ]
+        for channel in ("nexus:signal:ended", "nexus:signal:cancelled"):
+            for message in messages:
+                self._redis.client.publish(channel, message)
+
+    def heal(self) -> None:
+        """Nothing stays."""
+
+
+def ticket(model: str, count: Any) -> str:
+    """A ticket as the API sends it."""
+    body = json.dumps([[model, count], {}, {}]).encode()
+    return _message(model, body, "application/json", "utf-8")
+
+
+def pickled_ticket(model: str, opened: Path) -> str:
+    """A ticket whose body runs code in whoever opens it."""
+    body = pickle.dumps(_Payload(opened))
+    return _message(model, body, "application/x-python-serialize", "binary")
+
+
+def nonsense(model: str) -> list[str]:
+    """Tickets that are wrong in one way each."""
+    body = base64.b64encode(b"?").decode()
+    return [
+        ticket(model, "many"),
+        ticket(model, -5),
+        ticket("no-such-model", 3),
+        _message(model, b"\x00\xff", "application/json", "utf-8"),
+        _message(model, b"{}", "application/json", "utf-8", task="os.system"),
+        json.dumps({"body": body, "headers": {}, "properties": {}}),
+    ]
+
+
+def _message(
+    model: str, body: bytes, content_type: str, encoding: str, task: str = TICKET_TASK
+) -> str:
+    """An envelope as kombu's Redis transport writes it."""
+    name = str(uuid.uuid4())
+    properties = {
+        "correlation_id": name,
+        "delivery_mode": 2,
+        "delivery_info": {"exchange": "", "routing_key": queue_of(model)},
+        "priority": 0,
+        "body_encoding": "base64",
+        "delivery_tag": name,
+    }
+    envelope = {
+        "body": base64.b64encode(body).decode(),
+        "content-encoding": encoding,
+        "content-type": content_type,
+        "headers": {"lang": "py", "task": task, "id": name, "root_id": name, "argsrepr": ""},
+        "properties": properties,
+    }
+    return json.dumps(envelope)
+
+
+class _Payload:
+    def __init__(self, opened: Path) -> None:
+        self._opened = opened
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self._opened),)

@@ -15,12 +15,23 @@ from nexus_jobs.adapters.redis_signals import RedisSignals
 from nexus_jobs.chaos import ledger
 from nexus_jobs.chaos.campaign import Campaign
 from nexus_jobs.chaos.checker import check
-from nexus_jobs.chaos.faults import Fault, Frozen, Killed, PowerCut
+from nexus_jobs.chaos.company import second_scheduler, worker_from_the_future
+from nexus_jobs.chaos.database_faults import Crashed, Full, Locked
+from nexus_jobs.chaos.faults import ROLES, Fault, Frozen, Killed, PowerCut
 from nexus_jobs.chaos.ground import WORKERS, Ground, ground
 from nexus_jobs.chaos.history import History, Told
-from nexus_jobs.chaos.offer import Offer
-from nexus_jobs.chaos.redis_faults import Disconnected, Emptied, Restarted
+from nexus_jobs.chaos.link_faults import Away, Blackholed, Cut
+from nexus_jobs.chaos.offer import QUICK, Offer
+from nexus_jobs.chaos.proxy import Proxy
+from nexus_jobs.chaos.redis_faults import (
+    Disconnected,
+    Emptied,
+    Restarted,
+    StrangeSignals,
+    StrangeTickets,
+)
 from nexus_jobs.chaos.report import Report
+from nexus_jobs.chaos.servers import Sqlite
 from nexus_jobs.ports import Channel, Hints
 
 _STILL_SECONDS: Final = 30.0
@@ -60,14 +71,32 @@ def run(
 def faults(built: Ground) -> list[Fault]:
     """All that can be done to this platform."""
     stack, redis = built.stack, built.redis
-    return [
-        *(Killed(stack, role) for role in ("api", "worker", "scheduler")),
-        *(Frozen(stack, role) for role in ("api", "worker", "scheduler")),
+    everywhere: list[Fault] = [
+        *(Killed(stack, role) for role in ROLES),
+        *(Frozen(stack, role) for role in ROLES),
         PowerCut(stack, redis, WORKERS),
+        second_scheduler(stack),
         Emptied(redis),
         Restarted(redis),
         Disconnected(redis),
+        StrangeTickets(redis, QUICK, built.folder / "opened"),
+        StrangeSignals(redis),
+        *_of_the_link(redis.proxy, "redis"),
     ]
+    return everywhere + _of_the_database(built)
+
+
+def _of_the_link(proxy: Proxy, server: str) -> list[Fault]:
+    return [Blackholed(proxy, server), Cut(proxy, server), Away(proxy, server)]
+
+
+def _of_the_database(built: Ground) -> list[Fault]:
+    if isinstance(built.database, Sqlite):
+        own: list[Fault] = [Locked(built.database.file)]
+        return [*own, Full(built.disk)] if built.disk else own
+    shared = _of_the_link(built.database.proxy, "postgresql")
+    shared.append(worker_from_the_future(built.stack, built.folder))
+    return [*shared, Crashed(built.postgres)] if built.postgres else shared
 
 
 def settle(database: URL) -> None:

@@ -7,7 +7,6 @@ import subprocess
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import redis
 import uuid_utils
@@ -106,7 +105,8 @@ class Sqlite:
     """The embedded database, in the platform's own data folder."""
 
     def __init__(self, data_dir: Path) -> None:
-        self.direct_url = make_url(f"sqlite+pysqlite:///{data_dir / 'nexus.db'}")
+        self.file = data_dir / "nexus.db"
+        self.direct_url = make_url(f"sqlite+pysqlite:///{self.file}")
         self.env: dict[str, str] = {}
 
     def close(self) -> None:

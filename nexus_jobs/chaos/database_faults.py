@@ -1,0 +1,62 @@
+"""Faults of the database itself."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from pathlib import Path
+
+from nexus_jobs.chaos.disk import SmallDisk
+from nexus_jobs.chaos.servers import Postgres
+
+
+class Crashed:
+    """PostgreSQL drops everything as in a crash, and starts again."""
+
+    name = "postgresql restarted"
+    seconds = (0.0, 0.0)
+
+    def __init__(self, server: Postgres) -> None:
+        self._server = server
+
+    def inject(self, chance: random.Random) -> None:  # noqa: ARG002
+        self._server.restart()
+
+    def heal(self) -> None:
+        """It recovers by itself."""
+
+
+class Locked:
+    """A stranger's process holds the lock for writing, and may do so until others give up."""
+
+    name = "sqlite locked"
+    seconds = (2.0, 12.0)
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._connection: sqlite3.Connection | None = None
+
+    def inject(self, chance: random.Random) -> None:  # noqa: ARG002
+        self._connection = sqlite3.connect(self._file, timeout=30, isolation_level=None)
+        self._connection.execute("BEGIN EXCLUSIVE")
+
+    def heal(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+
+class Full:
+    """No byte more fits onto the disk of the data folder."""
+
+    name = "disk full"
+    seconds = (1.0, 5.0)
+
+    def __init__(self, disk: SmallDisk) -> None:
+        self._disk = disk
+
+    def inject(self, chance: random.Random) -> None:  # noqa: ARG002
+        self._disk.fill()
+
+    def heal(self) -> None:
+        self._disk.free()
