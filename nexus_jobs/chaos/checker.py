@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar
 
 from nexus_jobs.chaos.history import History, Reply, Told, Try, number_of
 from nexus_jobs.job import TERMINAL, State
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +36,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Breach:
-    """One broken promise; `job` is a job's id, or the number of a prompt whose job has none."""
+    """One broken promise; `job` is a job's id, or #number of a prompt whose job has none."""
 
     kind: Kind
     job: str
@@ -43,13 +47,14 @@ class Breach:
 class Verdict:
     """What the comparison showed.
 
-    `unasked` counts rows that no client knows of: of tries that were answered 503, or whose
-    connection broke, after the row had been committed. They break no promise.
+    `unasked` counts the rows that were committed although their client got no word of it: by
+    the worst that it was told, a 503 or a connection that broke. They break no promise, since
+    whoever sees either cannot know.
     """
 
     breaches: Sequence[Breach]
     states: Mapping[State, int]
-    unasked: int
+    unasked: Mapping[Reply, int]
 
     def count(self, kind: Kind) -> int:
         """How many jobs are affected, each counted once."""
@@ -59,26 +64,24 @@ class Verdict:
 def check(history: History, rows: Iterable[Row]) -> Verdict:
     """Look for every way in which the rows do not fit to what clients were told."""
     held = {row.id: row for row in rows}
-    by_number: dict[int, list[Row]] = defaultdict(list)
-    for row in held.values():
-        by_number[number_of(row.prompt)].append(row)
-    tries: dict[int, list[Try]] = defaultdict(list)
-    for one in history.tries:
-        tries[one.number].append(one)
+    tries = _grouped(history.tries, lambda one: one.number)
+    copies = _grouped(held.values(), lambda row: number_of(row.prompt))
+    prompts = [
+        _Prompt(number, tries.get(number, []), copies.get(number, []))
+        for number in tries.keys() | copies.keys()
+    ]
     breaches = [
         *(breach for row in held.values() for breach in _row(row)),
-        *(
-            breach
-            for number in tries.keys() | by_number.keys()
-            for breach in _number(history, number, tries[number], by_number[number])
-        ),
+        *(breach for prompt in prompts for breach in _prompt(prompt, history)),
         *_told(history.told, held),
     ]
-    accepted = sum(one.reply is Reply.ACCEPTED for one in history.tries)
+    unasked: Counter[Reply] = Counter()
+    for prompt in prompts:
+        unasked[prompt.worst] += max(0, len(prompt.rows) - len(prompt.accepted))
     return Verdict(
-        breaches=sorted(set(breaches), key=lambda breach: (breach.kind, breach.job)),
+        breaches=sorted(set(breaches), key=lambda breach: (breach.kind, breach.job, breach.why)),
         states=Counter(row.state for row in held.values()),
-        unasked=max(0, len(held) - accepted),
+        unasked=+unasked,
     )
 
 
@@ -96,59 +99,87 @@ def _row(row: Row) -> Iterator[Breach]:
         yield Breach(Kind.CONTRADICTORY, row.id, "failed, though nothing is wrong with it")
 
 
-def _number(
-    history: History, number: int, tries: Sequence[Try], rows: Sequence[Row]
-) -> Iterator[Breach]:
-    """What the rows of one prompt show beside the tries to submit it."""
-    ids = {row.id for row in rows}
-    accepted = [one for one in tries if one.reply is Reply.ACCEPTED]
-    unsure = len(tries) - len(accepted)
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """One prompt: the tries to submit it, and the rows that came of them."""
+
+    number: int
+    tries: Sequence[Try]
+    rows: Sequence[Row]
+
+    @property
+    def accepted(self) -> list[Try]:
+        return [one for one in self.tries if one.reply is Reply.ACCEPTED]
+
+    @property
+    def worst(self) -> Reply:
+        """What leaves the client with the least knowledge."""
+        replies = {one.reply for one in self.tries}
+        return Reply.UNKNOWN if Reply.UNKNOWN in replies else Reply.REFUSED
+
+
+def _prompt(prompt: _Prompt, history: History) -> Iterator[Breach]:
+    tries, rows, accepted = len(prompt.tries), len(prompt.rows), prompt.accepted
+    name, ids = f"#{prompt.number}", {row.id for row in prompt.rows}
     missing = [one.job_id for one in accepted if one.job_id and one.job_id not in ids]
     for job_id in missing:
         yield Breach(Kind.LOST, job_id, "accepted, but there is no such row")
-    if not missing and len(rows) < len(accepted):
-        yield Breach(Kind.LOST, f"#{number}", f"accepted {len(accepted)} times, {len(rows)} rows")
-    if len(rows) > len(tries):
-        yield Breach(Kind.DUPLICATED, f"#{number}", f"tried {len(tries)} times, {len(rows)} rows")
-    known = {one.job_id for one in accepted}
-    unasked = [
-        row for row in rows if row.state is State.CANCELLED and row.id not in history.cancelled
+    if not missing and rows < len(accepted):
+        yield Breach(Kind.LOST, name, f"accepted {len(accepted)} times, but has {rows} rows")
+    if rows > tries:
+        yield Breach(Kind.DUPLICATED, name, f"tried {tries} times, but has {rows} rows")
+    yield from _uncalled_for(prompt, history)
+
+
+def _uncalled_for(prompt: _Prompt, history: History) -> Iterator[Breach]:
+    """Rows that ended in a way that nobody asked for."""
+    known = {one.job_id for one in prompt.accepted}
+    broken_off = len(prompt.tries) - len(prompt.accepted)
+    cancelled = [
+        row
+        for row in prompt.rows
+        if row.state is State.CANCELLED and row.id not in history.cancelled
     ]
-    for row in unasked:
-        # an upload that broke off cancels its rows, and those are not known to anybody
-        if row.id in known or len(unasked) > unsure:
+    for row in cancelled:
+        # an upload that broke off cancels its rows, and no client knows their ids
+        if row.id in known or len(cancelled) > broken_off:
             yield Breach(Kind.CONTRADICTORY, row.id, "cancelled, though nobody asked for it")
-    for row in rows:
-        if row.state is State.EXPIRED and number not in history.may_expire:
+    for row in prompt.rows:
+        if row.state is State.EXPIRED and prompt.number not in history.may_expire:
             yield Breach(Kind.CONTRADICTORY, row.id, "expired, though it had no time limit")
 
 
 def _told(told: Iterable[Told], held: Mapping[str, Row]) -> Iterator[Breach]:
     """What was said of jobs beside their rows, and beside what was said before."""
-    by_job: dict[str, list[Told]] = defaultdict(list)
-    for one in told:
-        by_job[one.job_id].append(one)
-    for job_id, said in by_job.items():
+    for job_id, said in _grouped(told, lambda one: one.job_id).items():
         row = held.get(job_id)
         if row is None:
             yield Breach(Kind.LOST, job_id, "clients were told of it, but there is no such row")
             continue
-        for why in _against(row, said):
-            yield Breach(Kind.CONTRADICTORY, job_id, why)
+        first_end = min((one.at for one in said if one.state in TERMINAL), default=float("inf"))
+        for one in said:
+            why = _against(row, one, first_end)
+            if why:
+                yield Breach(Kind.CONTRADICTORY, job_id, why)
 
 
-def _against(row: Row, said: Sequence[Told]) -> Iterator[str]:
-    ended = [one for one in said if one.state in TERMINAL]
-    known_since = min((one.at for one in ended), default=float("inf"))
-    for one in said:
-        if one.state is None:
-            yield "a client was told that there is no such job"
-        elif one.state not in TERMINAL:
-            if one.asked > known_since:
-                yield f"told {one.state} after it had been told that it ended"
-        elif one.state is not row.state:
-            yield f"told {one.state}, but it is {row.state}"
-        elif one.attempt != row.attempt:
-            yield f"told that attempt {one.attempt} ended it, but it was {row.attempt}"
-        elif one.text != (row.texts[0] if row.texts else None):
-            yield "the answer that was told is not the one that is recorded"
+def _against(row: Row, one: Told, first_end: float) -> str | None:
+    """How what was told contradicts the row, or an end that was told before it was asked."""
+    if one.state is None:
+        return "a client was told that there is no such job"
+    if one.state not in TERMINAL:
+        return f"told {one.state} after its end had been told" if one.asked > first_end else None
+    if one.state is not row.state:
+        return f"told {one.state}, but it is {row.state}"
+    if one.attempt != row.attempt:
+        return f"told that attempt {one.attempt} ended it, but it was {row.attempt}"
+    if one.text != (row.texts[0] if row.texts else None):
+        return "the answer that was told is not the one that is recorded"
+    return None
+
+
+def _grouped(things: Iterable[T], key: Callable[[T], K]) -> Mapping[K, list[T]]:
+    groups: dict[K, list[T]] = defaultdict(list)
+    for thing in things:
+        groups[key(thing)].append(thing)
+    return groups

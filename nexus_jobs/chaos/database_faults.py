@@ -6,7 +6,7 @@ import random
 import sqlite3
 from pathlib import Path
 
-from nexus_jobs.chaos.disk import SmallDisk
+from nexus_jobs.chaos.disk import Disk
 from nexus_jobs.chaos.servers import Postgres
 
 
@@ -52,7 +52,7 @@ class Full:
     name = "disk full"
     seconds = (1.0, 5.0)
 
-    def __init__(self, disk: SmallDisk) -> None:
+    def __init__(self, disk: Disk) -> None:
         self._disk = disk
 
     def inject(self, chance: random.Random) -> None:  # noqa: ARG002

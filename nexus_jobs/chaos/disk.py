@@ -1,14 +1,27 @@
-"""A disk of our own that can be full, where we may mount one."""
+"""Disks that can be full."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import subprocess
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
+
+from nexus_jobs.chaos.stack import Stack
 
 _SIZE: Final = 2 << 30
 """Bytes that fit; only those that are written take memory."""
+
+
+class Disk(Protocol):
+    """Where the data folder lies."""
+
+    def fill(self) -> None:
+        """Let nothing more be written."""
+
+    def free(self) -> None: ...
 
 
 class SmallDisk:
@@ -24,7 +37,6 @@ class SmallDisk:
         _run("mount", "-t", "tmpfs", "-o", f"size={_SIZE},mode=0700", "tmpfs", str(folder))
 
     def fill(self) -> None:
-        """Let what is there be all that fits."""
         state = os.statvfs(self._folder)
         self._resize((state.f_blocks - state.f_bfree) * state.f_frsize)
 
@@ -37,6 +49,25 @@ class SmallDisk:
 
     def _resize(self, size: int) -> None:
         _run("mount", "-o", f"remount,size={size}", str(self._folder))
+
+
+class Quota:
+    """For who may not mount: a limit on the processes themselves, which writes no file either."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+
+    def fill(self) -> None:
+        self._limit(0)
+
+    def free(self) -> None:
+        self._limit(resource.RLIM_INFINITY)
+
+    def _limit(self, size: int) -> None:
+        for process in self._stack.family():
+            with contextlib.suppress(ProcessLookupError):
+                _, most = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, most))
 
 
 def _run(*command: str) -> None:

@@ -23,6 +23,22 @@ class Blackholed:
         self._proxy.resume()
 
 
+class HalfOpen:
+    """What is connected stays so and never hears anything again; new connections work."""
+
+    seconds = (0.0, 0.0)
+
+    def __init__(self, proxy: Proxy, server: str) -> None:
+        self.name = f"{server} half-open"
+        self._proxy = proxy
+
+    def inject(self, chance: random.Random) -> None:  # noqa: ARG002
+        self._proxy.forget()
+
+    def heal(self) -> None:
+        """The platform has to."""
+
+
 class Cut:
     """All connections are reset, and new ones can be made at once."""
 

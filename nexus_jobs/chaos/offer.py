@@ -23,7 +23,7 @@ MODELS: Final = (
 )
 """A job of the first takes some ten milliseconds; one of the second is at work for seconds."""
 
-CLIENTS: Final = 32
+CLIENTS: Final = 96
 _TRIES: Final = 6
 _PAUSE: Final = 0.5
 _WAIT_SECONDS: Final = 2

@@ -1,4 +1,4 @@
-"""A TCP proxy that can go quiet, close, or refuse, between the platform and a server."""
+"""A TCP proxy that can go quiet, cut, forget or refuse, between the platform and a server."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ _CALL_SECONDS: Final = 10.0
 
 Address = tuple[str, int] | Path
 """A host and a port, or a Unix socket."""
+_Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Proxy:
@@ -27,20 +28,24 @@ class Proxy:
         self._host = host
         self.port = 0
         self._loop = asyncio.new_event_loop()
-        self._flowing = asyncio.Event()
-        self._flowing.set()
-        self._open: set[asyncio.StreamWriter] = set()
+        self._flowing = _open_gate()
+        """Every connection keeps to the gate that was there when it began."""
+        self._connections: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
         self._call(self._listen())
 
     def stall(self) -> None:
         """Pass nothing on, in either direction; connections stay open, and new ones open."""
-        self._call(self._set_flowing(on=False))
+        self._call(self._stall())
 
     def resume(self) -> None:
         """Pass on what has piled up, and go on."""
-        self._call(self._set_flowing(on=True))
+        self._call(self._resume())
+
+    def forget(self) -> None:
+        """Never pass anything on again for the connections that there are; new ones work."""
+        self._call(self._forget())
 
     def cut(self) -> None:
         """Reset all connections; new ones are welcome."""
@@ -55,7 +60,7 @@ class Proxy:
         self._call(self._listen())
 
     def close(self) -> None:
-        self._call(self._refuse())
+        self.refuse()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -67,63 +72,68 @@ class Proxy:
         self._server = await asyncio.start_server(self._serve, self._host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
-    async def _set_flowing(self, *, on: bool) -> None:
-        if on:
-            self._flowing.set()
-        else:
-            self._flowing.clear()
+    async def _stall(self) -> None:
+        self._flowing.clear()
+
+    async def _resume(self) -> None:
+        self._flowing.set()
+
+    async def _forget(self) -> None:
+        self._flowing.clear()
+        self._flowing = _open_gate()
 
     async def _cut(self) -> None:
-        for writer in self._open:
-            writer.transport.abort()
+        connections = list(self._connections)
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
 
     async def _refuse(self) -> None:
         self._server.close()
         await self._cut()
-        while self._open:  # their tasks are about to see it
-            self._flowing.set()
-            await asyncio.sleep(0.01)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open.add(writer)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - the server makes one for each connection
+        self._connections.add(task)
         try:
-            await self._flowing.wait()
-            there = await self._connect()
-            self._open.add(there[1])
-            try:
-                await self._join((reader, writer), there)
-            finally:
-                self._open.discard(there[1])
-                there[1].transport.abort()
-        except OSError:
-            pass  # the server is away, which the client sees as a reset
+            await self._forward((reader, writer), self._flowing)
+        except (OSError, asyncio.CancelledError):
+            pass  # the server is away or we are cutting; the client sees a reset
         finally:
-            self._open.discard(writer)
             writer.transport.abort()
+            self._connections.discard(task)
 
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _forward(self, here: _Stream, flowing: asyncio.Event) -> None:
+        """Pass bytes both ways until one side ends."""
+        await flowing.wait()
+        there = await self._connect()
+        ways = ((here, there), (there, here))
+        pumps = [asyncio.ensure_future(_pump(way[0][0], way[1][1], flowing)) for way in ways]
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            there[1].transport.abort()
+
+    async def _connect(self) -> _Stream:
         if isinstance(self._upstream, Path):
             return await asyncio.open_unix_connection(str(self._upstream))
         return await asyncio.open_connection(*self._upstream)
 
-    async def _join(
-        self,
-        here: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-        there: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-    ) -> None:
-        """Pass bytes both ways until one side ends."""
-        pumps = [
-            asyncio.ensure_future(self._pump(here[0], there[1])),
-            asyncio.ensure_future(self._pump(there[0], here[1])),
-        ]
-        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        for pump in pumps:
-            pump.cancel()
-        await asyncio.gather(*pumps, return_exceptions=True)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(_CHUNK):
-                await self._flowing.wait()
-                writer.write(data)
-                await writer.drain()
+def _open_gate() -> asyncio.Event:
+    gate = asyncio.Event()
+    gate.set()
+    return gate
+
+
+async def _pump(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event
+) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(_CHUNK):
+            await flowing.wait()
+            writer.write(data)
+            await writer.drain()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from nexus_jobs.chaos.checker import Kind, Verdict
@@ -15,7 +16,9 @@ _NAMED: Final = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """`seconds` is how long jobs were offered; `odd` are answers that no client should get."""
+    """`seconds` is how long jobs were offered; `odd` are answers that no client should get, and
+    `log` is the platform's, kept where the promise was broken.
+    """
 
     database: str
     seed: int
@@ -25,6 +28,7 @@ class Report:
     odd: Mapping[str, int]
     history: History
     verdict: Verdict
+    log: Path | None
 
     @property
     def kept(self) -> bool:
@@ -47,9 +51,14 @@ class Report:
         yield from (
             f"          {count:>5} {state}" for state, count in sorted(verdict.states.items())
         )
-        yield f"          {verdict.unasked:>5} stored without a client that was told so"
+        yield from (
+            f"          {count:>5} of them stored, but {reply} as their clients see it"
+            for reply, count in sorted(verdict.unasked.items())
+        )
         yield from (f"odd       {count:>5} {answer}" for answer, count in self.odd.items())
         yield ", ".join(f"{kind} {verdict.count(kind)}" for kind in Kind)
         yield from (f"  {b.kind}: {b.job}: {b.why}" for b in verdict.breaches[:_NAMED])
         if len(verdict.breaches) > _NAMED:
             yield f"  and {len(verdict.breaches) - _NAMED} more"
+        if self.log is not None:
+            yield f"the platform's log is in {self.log}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Final
 
 from sqlalchemy import URL
@@ -20,7 +21,7 @@ from nexus_jobs.chaos.database_faults import Crashed, Full, Locked
 from nexus_jobs.chaos.faults import ROLES, Fault, Frozen, Killed, PowerCut
 from nexus_jobs.chaos.ground import WORKERS, Ground, ground
 from nexus_jobs.chaos.history import History, Told
-from nexus_jobs.chaos.link_faults import Away, Blackholed, Cut
+from nexus_jobs.chaos.link_faults import Away, Blackholed, Cut, HalfOpen
 from nexus_jobs.chaos.offer import QUICK, Offer
 from nexus_jobs.chaos.proxy import Proxy
 from nexus_jobs.chaos.redis_faults import (
@@ -32,6 +33,7 @@ from nexus_jobs.chaos.redis_faults import (
 )
 from nexus_jobs.chaos.report import Report
 from nexus_jobs.chaos.servers import Sqlite
+from nexus_jobs.errors import ConfigError
 from nexus_jobs.ports import Channel, Hints
 
 _STILL_SECONDS: Final = 30.0
@@ -40,13 +42,25 @@ _LOOK_SECONDS: Final = 0.5
 
 
 def run(
-    seconds: float, *, rate: float, database: str, seed: int, say: Callable[[str], None]
+    seconds: float,
+    *,
+    rate: float,
+    database: str,
+    seed: int,
+    only: Sequence[str] = (),
+    say: Callable[[str], None],
 ) -> Report:
-    """Break a new platform for so long while `rate` jobs a second are offered."""
+    """Break a new platform for so long while `rate` jobs a second are offered.
+
+    `only` are parts of the names of the faults that are wanted; none is all of them.
+
+    Raises:
+        ConfigError: no fault has such a name.
+    """
     with ground(database) as built, _listening(built) as history:
         say(f"a platform runs at {built.stack.url}; breaking it for {seconds:g} s, seed {seed}")
         offer = Offer(built.stack.url, history, rate=rate, seed=seed)
-        campaign = Campaign(faults(built), seed=seed, say=say)
+        campaign = Campaign(_wanted(faults(built), only), seed=seed, say=say)
         started = time.monotonic()
         offer.start()
         try:
@@ -55,16 +69,19 @@ def run(
             offered_for = time.monotonic() - started
             offer.stop()
         say("all is whole again; waiting for the jobs that have not ended")
-        settle(built.database.direct_url)
+        database_url = built.database.direct_url
+        settle(database_url)
+        verdict = check(history, ledger.rows(database_url))
         return Report(
-            database=built.database.direct_url.get_backend_name(),
+            database=database_url.get_backend_name(),
             seed=seed,
             seconds=offered_for,
             offered=offer.offered,
             injected=campaign.injected,
             odd=offer.odd,
             history=history,
-            verdict=check(history, ledger.rows(built.database.direct_url)),
+            verdict=verdict,
+            log=_kept_log(built) if verdict.breaches else None,
         )
 
 
@@ -82,8 +99,17 @@ def faults(built: Ground) -> list[Fault]:
         StrangeTickets(redis, QUICK, built.folder / "opened"),
         StrangeSignals(redis),
         *_of_the_link(redis.proxy, "redis"),
+        HalfOpen(redis.proxy, "redis"),
     ]
     return everywhere + _of_the_database(built)
+
+
+def _wanted(there: Sequence[Fault], only: Sequence[str]) -> Sequence[Fault]:
+    wanted = [fault for fault in there if not only or any(part in fault.name for part in only)]
+    if not wanted:
+        names = ", ".join(fault.name for fault in there)
+        raise ConfigError(f"no fault is called {' or '.join(only)}; there are: {names}")
+    return wanted
 
 
 def _of_the_link(proxy: Proxy, server: str) -> list[Fault]:
@@ -92,8 +118,7 @@ def _of_the_link(proxy: Proxy, server: str) -> list[Fault]:
 
 def _of_the_database(built: Ground) -> list[Fault]:
     if isinstance(built.database, Sqlite):
-        own: list[Fault] = [Locked(built.database.file)]
-        return [*own, Full(built.disk)] if built.disk else own
+        return [Locked(built.database.file), Full(built.disk)]
     shared = _of_the_link(built.database.proxy, "postgresql")
     shared.append(worker_from_the_future(built.stack, built.folder))
     return [*shared, Crashed(built.postgres)] if built.postgres else shared
@@ -110,6 +135,13 @@ def settle(database: URL) -> None:
         if now_left != left:
             left, changed = now_left, time.monotonic()
         time.sleep(_LOOK_SECONDS)
+
+
+def _kept_log(built: Ground) -> Path:
+    """The platform's log, where it outlives the platform."""
+    kept = Path(f"{built.folder}.log")
+    kept.write_text(built.stack.log())
+    return kept
 
 
 @contextmanager

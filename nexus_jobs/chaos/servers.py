@@ -109,9 +109,6 @@ class Sqlite:
         self.direct_url = make_url(f"sqlite+pysqlite:///{self.file}")
         self.env: dict[str, str] = {}
 
-    def close(self) -> None:
-        """Nothing runs that would have to end."""
-
 
 class OnServer:
     """A database of its own on a PostgreSQL server; the platform reaches it through `proxy`."""

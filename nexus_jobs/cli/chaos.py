@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import signal
 import sys
@@ -11,6 +12,7 @@ import typer
 
 from nexus_jobs.cli.output import console
 from nexus_jobs.errors import ConfigError
+from nexus_jobs.telemetry import configure_logging
 
 
 def chaos(
@@ -20,6 +22,9 @@ def chaos(
         str, typer.Option(help="sqlite, postgresql, or the URL of a PostgreSQL server.")
     ] = "sqlite",
     seed: Annotated[int | None, typer.Option(help="Repeats the faults of an earlier run.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Part of the name of a fault; repeatable.")
+    ] = None,
 ) -> None:
     """Break a throw-away platform under load; fails if a job was lost, doubled or misreported.
 
@@ -31,12 +36,14 @@ def chaos(
     except ModuleNotFoundError as error:
         message = f"{error.name} is not installed; pip install 'nexus-jobs[chaos]'"
         raise ConfigError(message) from error
+    configure_logging(logging.ERROR)
     signal.signal(signal.SIGTERM, _stop)
     report = run(
         60 * minutes,
         rate=rate,
         database=database,
         seed=secrets.randbelow(10_000) if seed is None else seed,
+        only=only or (),
         say=console.print,
     )
     for line in report.lines():
