@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from nexus_jobs.chaos.faults import Fault, NothingToBreak
+from nexus_jobs.chaos.fault import Fault, NothingToBreak
 
 BREATH: Final = (0.5, 3.0)
 """Seconds between two faults, at least and at most."""

@@ -9,17 +9,24 @@ import subprocess
 from pathlib import Path
 from typing import Final, Protocol
 
+from nexus_jobs.chaos.fault import NothingToBreak
 from nexus_jobs.chaos.stack import Stack
 
 _SIZE: Final = 2 << 30
 """Bytes that fit; only those that are written take memory."""
+_SLACKS: Final = [1 << 16, 1 << 18, 1 << 20, 1 << 22]
+"""Bytes that are left over at each try to shrink."""
 
 
 class Disk(Protocol):
     """Where the data folder lies."""
 
     def fill(self) -> None:
-        """Let nothing more be written."""
+        """Let nothing more be written, or hardly anything.
+
+        Raises:
+            NothingToBreak
+        """
 
     def free(self) -> None: ...
 
@@ -37,8 +44,12 @@ class SmallDisk:
         _run("mount", "-t", "tmpfs", "-o", f"size={_SIZE},mode=0700", "tmpfs", str(folder))
 
     def fill(self) -> None:
-        state = os.statvfs(self._folder)
-        self._resize((state.f_blocks - state.f_bfree) * state.f_frsize)
+        for slack in _SLACKS:  # others write while we measure
+            state = os.statvfs(self._folder)
+            with contextlib.suppress(OSError):
+                self._resize((state.f_blocks - state.f_bfree) * state.f_frsize + slack)
+                return
+        raise NothingToBreak(f"{self._folder} is written too fast")
 
     def free(self) -> None:
         self._resize(_SIZE)

@@ -18,11 +18,12 @@ from nexus_jobs.chaos.campaign import Campaign
 from nexus_jobs.chaos.checker import check
 from nexus_jobs.chaos.company import second_scheduler, worker_from_the_future
 from nexus_jobs.chaos.database_faults import Crashed, Full, Locked
-from nexus_jobs.chaos.faults import ROLES, Fault, Frozen, Killed, PowerCut
+from nexus_jobs.chaos.fault import Fault
 from nexus_jobs.chaos.ground import WORKERS, Ground, ground
 from nexus_jobs.chaos.history import History, Told
 from nexus_jobs.chaos.link_faults import Away, Blackholed, Cut, HalfOpen
 from nexus_jobs.chaos.offer import QUICK, Offer
+from nexus_jobs.chaos.process_faults import ROLES, Frozen, Killed, PowerCut
 from nexus_jobs.chaos.proxy import Proxy
 from nexus_jobs.chaos.redis_faults import (
     Disconnected,

@@ -1,38 +1,18 @@
-"""What can go wrong, each as a small object that makes it happen and makes it good again."""
+"""Faults of the platform's own processes."""
 
 from __future__ import annotations
 
 import random
 import signal
-from typing import Protocol
 
 import psutil
 
+from nexus_jobs.chaos.fault import NothingToBreak
 from nexus_jobs.chaos.ground import LEASE_SECONDS
 from nexus_jobs.chaos.servers import Redis
 from nexus_jobs.chaos.stack import Stack
 
 ROLES = ("api", "worker", "scheduler")
-
-
-class NothingToBreak(Exception):
-    """What the fault would break is not there at the moment."""
-
-
-class Fault(Protocol):
-    """One kind of trouble. `seconds` is how long it lasts, at least and at most."""
-
-    name: str
-    seconds: tuple[float, float]
-
-    def inject(self, chance: random.Random) -> None:
-        """
-        Raises:
-            NothingToBreak
-        """
-
-    def heal(self) -> None:
-        """Make it good again; also called when `inject` has failed."""
 
 
 class Killed:

@@ -1,0 +1,21 @@
+"""Platforms to break."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from nexus_jobs.chaos.ground import Ground, ground
+
+
+@pytest.fixture(scope="module")
+def on_sqlite() -> Iterator[Ground]:
+    with ground("sqlite") as built:
+        yield built
+
+
+@pytest.fixture(scope="module")
+def on_postgres() -> Iterator[Ground]:
+    with ground("postgresql") as built:
+        yield built
