@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from nexus_jobs.chaos.history import History, Reply, Told, Try, number_of
-from nexus_jobs.job import TERMINAL, State
+from nexus_jobs.states import TERMINAL, State
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)

@@ -8,7 +8,7 @@ from enum import StrEnum
 from itertools import cycle, islice
 from typing import Final
 
-from nexus_jobs.job import State
+from nexus_jobs.states import State
 
 _WORDS: Final = ("may", "the", "quick", "brown", "fox", "find", "its", "way", "home", "in", "rain")
 

@@ -8,7 +8,7 @@ from itertools import groupby
 from sqlalchemy import URL, create_engine, text
 
 from nexus_jobs.chaos.checker import Row
-from nexus_jobs.job import State
+from nexus_jobs.states import State
 
 _ROWS = text(
     "SELECT jobs.id, prompt, state, attempt, results.text FROM jobs"

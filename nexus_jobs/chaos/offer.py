@@ -12,7 +12,7 @@ from typing import Any, Final
 import httpx
 
 from nexus_jobs.chaos.history import History, Reply, Told, Try, prompt_of
-from nexus_jobs.job import State
+from nexus_jobs.states import State
 
 Document = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nexus_jobs.chaos.checker import Kind, Row, check
 from nexus_jobs.chaos.history import History, Reply, Told, Try, prompt_of
-from nexus_jobs.job import State
+from nexus_jobs.states import State
 
 ENDS = st.sampled_from([State.SUCCEEDED, State.DEAD, State.CANCELLED, State.EXPIRED])
 
