@@ -73,15 +73,14 @@ class BatchLoop:
 
     def run(self) -> None:
         """Join, step, leave, until drained."""
-        while self._rows or self._feeder.wait():
+        while (self._rows or self._feeder.wait()) and self._clock() < self._deadline:
             self._progressed_at = now = self._clock()
             self._evict()
             self._end_long_runs(now)
             self._join()
             if self._rows:
                 self._step()
-            if self._clock() >= self._deadline:
-                self._let_go(self._rows.values(), Event.RELEASE)
+        self._let_go(self._rows.values(), Event.RELEASE)
 
     def evict(self, leases: Iterable[Lease]) -> None:
         """Drop the rows under these leases before the next step."""
