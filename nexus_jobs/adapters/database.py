@@ -52,6 +52,14 @@ DRIVERS = {
     "postgresql": "postgresql+psycopg",
     "postgres": "postgresql+psycopg",
 }
+SILENCE = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""A host that is gone without a word is noticed within about ten seconds, and not within hours as
+by default, which would leave a worker that claims and cannot finish."""
 
 
 class database_now(FunctionElement[float]):  # noqa: N801 - a SQL function, as SQLAlchemy writes them
@@ -198,7 +206,8 @@ def _engine(url: URL, pool_size: int, **options: Any) -> Engine:
 
 def _postgresql(url: URL, pool_size: int) -> tuple[Engine, Engine, Engine]:
     def engine(at_most: int, **arguments: str) -> Engine:
-        made = _engine(url, at_most, connect_args={"connect_timeout": CONNECT_TIMEOUT, **arguments})
+        limits = {"connect_timeout": CONNECT_TIMEOUT, **SILENCE}
+        made = _engine(url, at_most, connect_args={**limits, **arguments})
         _check_closed(made)
         return made
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 import threading
 from collections.abc import Coroutine
 from pathlib import Path
@@ -24,8 +26,8 @@ class Proxy:
     """
 
     def __init__(self, upstream: Address, host: str = "127.0.0.1") -> None:
-        self._upstream = upstream
-        self._host = host
+        self.upstream = upstream
+        self.host = host
         self.port = 0
         self._loop = asyncio.new_event_loop()
         self._flowing = _open_gate()
@@ -69,7 +71,7 @@ class Proxy:
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(_CALL_SECONDS)
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, self._host, self.port)
+        self._server = await asyncio.start_server(self._serve, self.host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _stall(self) -> None:
@@ -101,7 +103,7 @@ class Proxy:
         except (OSError, asyncio.CancelledError):
             pass  # the server is away or we are cutting; the client sees a reset
         finally:
-            writer.transport.abort()
+            _reset(writer)
             self._connections.discard(task)
 
     async def _forward(self, here: _Stream, flowing: asyncio.Event) -> None:
@@ -115,18 +117,26 @@ class Proxy:
         finally:
             for pump in pumps:
                 pump.cancel()
-            there[1].transport.abort()
+            _reset(there[1])
 
     async def _connect(self) -> _Stream:
-        if isinstance(self._upstream, Path):
-            return await asyncio.open_unix_connection(str(self._upstream))
-        return await asyncio.open_connection(*self._upstream)
+        if isinstance(self.upstream, Path):
+            return await asyncio.open_unix_connection(str(self.upstream))
+        return await asyncio.open_connection(*self.upstream)
 
 
 def _open_gate() -> asyncio.Event:
     gate = asyncio.Event()
     gate.set()
     return gate
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Close without a farewell: one packet that is not sent again if it gets lost."""
+    end = writer.get_extra_info("socket")
+    with contextlib.suppress(OSError):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 async def _pump(

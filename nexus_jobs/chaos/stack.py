@@ -80,15 +80,19 @@ class Stack:
         until(self._ready, timeout=90)
 
     def launch(
-        self, *arguments: str, env: Mapping[str, str] | None = None
+        self,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> subprocess.Popen[bytes]:
         """Start a `nexus` command with this stack's settings; it writes into the stack's log.
 
         It ends when the thread that called this ends, and a terminal's Ctrl-C does not reach it.
+        `prefix` is a command that runs it elsewhere.
         """
         with self._log.open("ab") as log:
             return subprocess.Popen(  # noqa: S603
-                [*NEXUS, *arguments],
+                [*prefix, *NEXUS, *arguments],
                 env={**self.env, **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -92,7 +92,7 @@ def test_four_processes_that_write_to_sqlite_do_not_get_into_each_others_way():
         history = History()
         offer = Offer(built.stack.url, history, rate=150, seed=1)
         offer.start()
-        time.sleep(8)
+        time.sleep(5)
         offer.stop()
         assert offer.odd == {}
         assert {one.reply for one in history.tries} == {Reply.ACCEPTED}
