@@ -121,13 +121,15 @@ class _Prompt:
 def _prompt(prompt: _Prompt, history: History) -> Iterator[Breach]:
     tries, rows, accepted = len(prompt.tries), len(prompt.rows), prompt.accepted
     name, ids = f"#{prompt.number}", {row.id for row in prompt.rows}
+    once = prompt.number in history.once
     missing = [one.job_id for one in accepted if one.job_id and one.job_id not in ids]
     for job_id in missing:
         yield Breach(Kind.LOST, job_id, "accepted, but there is no such row")
-    if not missing and rows < len(accepted):
+    if not missing and rows < (min(1, len(accepted)) if once else len(accepted)):
         yield Breach(Kind.LOST, name, f"accepted {len(accepted)} times, but has {rows} rows")
-    if rows > tries:
-        yield Breach(Kind.DUPLICATED, name, f"tried {tries} times, but has {rows} rows")
+    if rows > (1 if once else tries):
+        key = " under one key" if once else ""
+        yield Breach(Kind.DUPLICATED, name, f"tried {tries} times{key}, but has {rows} rows")
     yield from _uncalled_for(prompt, history)
 
 

@@ -62,6 +62,8 @@ class History:
         self._lock = threading.Lock()
         self.tries: list[Try] = []
         self.told: list[Told] = []
+        self.once: set[int] = set()
+        """Numbers whose prompt was sent under an idempotency key of its own."""
         self.may_expire: set[int] = set()
         """Numbers whose prompt was sent with `expires_in`."""
         self.cancelled: set[str] = set()
@@ -74,6 +76,11 @@ class History:
     def heard(self, *told: Told) -> None:
         with self._lock:
             self.told.extend(told)
+
+    def keyed(self, number: int) -> None:
+        """Call before it is sent."""
+        with self._lock:
+            self.once.add(number)
 
     def expiring(self, number: int) -> None:
         """Call before it is sent."""

@@ -174,9 +174,9 @@ def _body(number: int, **more: Any) -> dict[str, Any]:
     return {"model": SLOW if slow else QUICK, "prompt": prompt, "priority": number % 10, **more}
 
 
-def _submit_one(client: _Client, number: int, **more: Any) -> str | None:
-    asked = time.monotonic()
-    job = client.submit("jobs", [number], json=_body(number, **more))
+def _submit_one(client: _Client, number: int, key: str = "", **more: Any) -> str | None:
+    asked, headers = time.monotonic(), {"Idempotency-Key": key} if key else {}
+    job = client.submit("jobs", [number], json=_body(number, **more), headers=headers)
     if job is None:
         return None
     client.accepted([number], [job])
@@ -211,6 +211,14 @@ def _again(client: _Client, numbers: Sequence[int]) -> None:
         job_id = _submit_one(client, numbers[0])
         if job_id is not None:
             client.ask("GET", job_id, params={"wait": _WAIT_SECONDS})
+
+
+def _once(client: _Client, numbers: Sequence[int]) -> None:
+    """Submit under a key until it is accepted, and then again as if the answer had been lost."""
+    client.history.keyed(numbers[0])
+    key = f"prompt {numbers[0]}"
+    if _submit_one(client, numbers[0], key) is not None:
+        _submit_one(client, numbers[0], key)
 
 
 def _expire(client: _Client, numbers: Sequence[int]) -> None:
@@ -252,6 +260,7 @@ _TALKS: Final[Sequence[tuple[Talk, int, float]]] = (
     (_follow, 1, 3.0),
     (_forget, 1, 3.0),
     (_again, 1, 1.0),
+    (_once, 1, 2.0),
     (_expire, 1, 1.0),
     (_cancel, 1, 1.5),
     (_batch, _BATCH_ROWS, 0.6),

@@ -228,3 +228,15 @@ def test_what_was_stored_without_a_202_is_counted_by_what_its_client_saw() -> No
     story.store(2)
     unasked = check(story.history, story.rows.values()).unasked
     assert unasked == {Reply.REFUSED: 1, Reply.UNKNOWN: 1}
+
+
+def test_a_key_makes_one_row_of_any_number_of_tries() -> None:
+    story = Story()
+    story.history.keyed(1)
+    row = story.accept(1)
+    story.history.tried(Try(1, Reply.UNKNOWN), Try(1, Reply.ACCEPTED, row.id))
+    assert story.broken() == {}
+    story.store(1)
+    assert story.broken() == {Kind.DUPLICATED: {"#1"}}
+    story.rows.clear()
+    assert Kind.LOST in story.broken()
