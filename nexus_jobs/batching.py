@@ -6,6 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
+BUSY_SECONDS: Final = 4.0
+"""How much longer a worker with rows waits until it looks for a suspect: it would have to let its
+batch run empty, and an idle worker need not.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
@@ -54,15 +59,16 @@ class BatchPolicy:
         """Whether to claim now. Without having been told of a job, only when a poll is due."""
         if seen.alone:
             return Decision(0, float("inf"))
-        if now >= seen.next_search:
+        search_at = seen.next_search + (BUSY_SECONDS if seen.held else 0.0)
+        if now >= search_at:
             return Decision(1, now, suspects=True)
         free = self.slots - seen.held
         if free <= 0:
-            return Decision(0, seen.next_search)
+            return Decision(0, search_at)
         start_at = seen.next_poll if seen.since is None else seen.since + self.max_wait
         told = seen.since is not None and (seen.held > 0 or seen.expected >= self.slots)
         claim = free if told or now >= start_at else 0
-        return Decision(claim, min(start_at, seen.next_search))
+        return Decision(claim, min(start_at, search_at))
 
     def joining(self, prompt_lengths: Iterable[int]) -> int:
         """How many of the waiting prompts, in order, join at this step.

@@ -52,7 +52,7 @@ class Committer:
         """Commit the drafts, all or none, with cached answers where there are any.
 
         Raises:
-            StoreUnavailable: nothing was accepted.
+            StoreUnavailable: the database did not answer.
             Conflict, InvalidRequest: they contradict what is stored; nothing was accepted.
         """
         return self.submit(drafts).result()

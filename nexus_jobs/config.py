@@ -62,11 +62,17 @@ class JobSettings(Section):
     slack_seconds: tuple[float, ...] = (0, 5, 15, 30, 60, 120, 300, 600, 900, 1800)
     """For each priority 0 to 9: the seconds within which a job should start."""
     lease_seconds: float = Field(15.0, gt=0)
+    """How long a job stays with a worker that is not heard of."""
     retry_seconds: float = Field(1.0, ge=0)
     """Rest before the second attempt; doubled before each further one."""
     longest_retry_seconds: float = Field(60.0, ge=0)
     longest_run_seconds: float = Field(3600.0, gt=0)
     """A job that runs longer than this fails."""
+
+    @property
+    def heartbeat_seconds(self) -> float:
+        """The time from one heartbeat to the next; two may fail before a lease lapses."""
+        return self.lease_seconds / 3
 
     @field_validator("slack_seconds")
     @classmethod

@@ -67,6 +67,7 @@ class Engine(Protocol):
 
         Raises:
             EngineError: none of them joined.
+            ModelUnavailable: the engine has died and holds no row; another must be built.
         """
 
     def step(self) -> list[Progress]:

@@ -150,8 +150,11 @@ class Lease:
     token: str
 
     def __str__(self) -> str:
-        """Names this attempt among all attempts at all jobs."""
-        return f"{self.job_id}/{self.attempt}"
+        """Names this claim among all claims of all jobs.
+
+        Job and attempt do not: a database that crashed may have forgotten the claim before.
+        """
+        return f"{self.job_id}/{self.attempt}/{self.token}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

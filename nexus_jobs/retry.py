@@ -61,7 +61,8 @@ class RetryPolicy:
 def described(error: Exception) -> JobError:
     """The error for people and for engineers.
 
-    Of an error that we did not foresee people see only its kind: its message may hold anything.
+    Of an error that we did not foresee nobody sees more than its kind and place: its message may
+    hold anything, other people's prompts included.
     """
     if isinstance(error, InvalidRequest):
         return JobError(error.code, str(error))
@@ -76,7 +77,7 @@ def _chain(error: BaseException | None) -> Iterator[str]:
     while error is not None:
         frames = traceback.extract_tb(error.__traceback__)[-FRAMES:]
         places = (f"{PurePath(f.filename).name}:{f.lineno} in {f.name}" for f in reversed(frames))
-        message = str(error)[:LONGEST_MESSAGE]
-        yield " ← ".join((f"{type(error).__name__}: {message}", *places))
+        message = f": {str(error)[:LONGEST_MESSAGE]}" if isinstance(error, NexusError) else ""
+        yield " ← ".join((f"{type(error).__name__}{message}", *places))
         yield from getattr(error, "__notes__", ())
         error = error.__cause__ or error.__context__

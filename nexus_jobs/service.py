@@ -40,7 +40,7 @@ class JobService:
 
         Raises:
             InvalidRequest: one of them can never run.
-            StoreUnavailable: nothing was accepted; try again.
+            StoreUnavailable: the database did not answer; try again.
         """
         return self._committer.commit([self._intake.draft(request) for request in requests])
 
@@ -66,7 +66,7 @@ class JobService:
 
         Raises:
             InvalidRequest: it can never run.
-            StoreUnavailable: it was not accepted; try again.
+            StoreUnavailable: the database did not answer; try again.
         """
         until = time.monotonic() + seconds
         draft = self._intake.draft(request)

@@ -12,7 +12,7 @@ import structlog
 from nexus_jobs import telemetry
 from nexus_jobs.batching import RowLimit
 from nexus_jobs.engine import Engine
-from nexus_jobs.errors import EngineError, OutOfMemory, RanTooLong
+from nexus_jobs.errors import EngineError, ModelUnavailable, OutOfMemory, RanTooLong
 from nexus_jobs.execution import Row
 from nexus_jobs.job import Lease
 from nexus_jobs.ports import Clock
@@ -72,7 +72,11 @@ class BatchLoop:
         return self._clock() - self._progressed_at if self._rows else 0.0
 
     def run(self) -> None:
-        """Join, step, leave, until drained."""
+        """Join, step, leave, until drained.
+
+        Raises:
+            ModelUnavailable: the engine has died; its rows are handed back.
+        """
         while (self._rows or self._feeder.wait()) and self._clock() < self._deadline:
             self._progressed_at = now = self._clock()
             self._evict()
@@ -106,6 +110,9 @@ class BatchLoop:
             self._engine.admit([row.sequence for row in joining])
         except EngineError as error:
             self._fail(joining, error, tried=len(self._rows))
+        except ModelUnavailable:
+            self._let_go(self._rows.values(), Event.RELEASE)
+            raise
 
     def _step(self) -> None:
         self._batch_rows.observe(len(self._rows))

@@ -23,9 +23,6 @@ from workers.threads import vital_thread
 
 log = structlog.get_logger(__name__)
 
-HEARTBEATS_PER_LEASE = 3
-"""Two heartbeats may fail before a lease lapses."""
-
 
 class BatchStuck(Exception):
     """An engine does not come back from a step."""
@@ -99,8 +96,12 @@ class Device:
             log.warning("retire.failed", reason=str(error))
 
     def _beat(self) -> None:
-        interval = self._settings.jobs.lease_seconds / HEARTBEATS_PER_LEASE
+        interval, last = self._settings.jobs.heartbeat_seconds, time.monotonic()
         while not self._stopped.is_set():
+            last, before = time.monotonic(), last
+            if last > before + 2 * interval:  # the whole process was stopped, not one batch
+                for runner in self._runners.values():
+                    runner.resume()
             try:
                 self._extend_leases()
                 self._fleet.report(self._report())

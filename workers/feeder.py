@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import structlog
@@ -12,7 +12,7 @@ import structlog
 from nexus_jobs.batching import BatchPolicy, Decision, Snapshot
 from nexus_jobs.errors import StoreUnavailable
 from nexus_jobs.execution import Row
-from nexus_jobs.job import Job
+from nexus_jobs.job import Job, Lease
 from nexus_jobs.ports import Clock
 
 log = structlog.get_logger(__name__)
@@ -115,6 +115,19 @@ class Feeder:
             if not self._held:
                 self._alone_no_more()
             self._changed.notify_all()
+
+    def drop_suspect(self, unwanted: Collection[Lease]) -> Row | None:
+        """The suspect that waits for the batch to be empty, if it is one of these and waits no
+        longer."""
+        with self._changed:
+            row = self._suspect
+            if row is None or row.job.lease not in unwanted:
+                return None
+            self._suspect = None
+            self._held -= 1
+            self._alone_no_more()
+            self._changed.notify_all()
+            return row
 
     def stop(self) -> None:
         """Claim no more and let go of all tickets."""

@@ -69,10 +69,11 @@ class ModelRunner:
         self._state = ServedModel(ModelState.LOADING, slots=model.max_batch_size)
         self._loaded, self._stopping = threading.Event(), threading.Event()
         self._deadline = float("inf")
+        self._awake_since = 0.0
         self._feeder: Feeder | None = None
         self._loop: BatchLoop | None = None
         self._adaptation: Adaptation | None = None
-        self._finisher = Finisher(settlement, self._settled, self._failed)
+        self._new_finisher = partial(Finisher, settlement, self._settled, self._failed)
         self._main = vital_thread(f"batch {model.name}", self._run)
 
     def start(self) -> None:
@@ -98,7 +99,13 @@ class ModelRunner:
     @property
     def stuck_for(self) -> float:
         """Seconds since the batch last got on; 0 if it has nothing to do."""
-        return self._loop.stuck_for if self._loop is not None else 0.0
+        if self._loop is None:
+            return 0.0
+        return min(self._loop.stuck_for, time.monotonic() - self._awake_since)
+
+    def resume(self) -> None:
+        """The process was stopped for a while: count from now on how long the batch is stuck."""
+        self._awake_since = time.monotonic()
 
     def leases(self) -> list[Lease]:
         """The leases of all jobs that are here and wanted, from claim to commit.
@@ -115,8 +122,10 @@ class ModelRunner:
         with self._lock:
             gone = set(filter(lost, self._leases))
             self._leases -= gone
-        if gone and self._loop is not None:
+        if gone and self._loop is not None and self._feeder is not None:
             self._loop.evict(gone)
+            if row := self._feeder.drop_suspect(gone):
+                self._leave(row, Event.RELEASE)
 
     def report(self) -> ServedModel:
         """What the fleet may know about this model here."""
@@ -142,13 +151,17 @@ class ModelRunner:
         return self.stuck_for > self._settings.worker.stuck_seconds
 
     def _run(self) -> None:
-        engine = self._load()
-        if engine is not None:
-            self._serve(engine)
-            engine.close()
+        while (engine := self._load()) is not None:
+            try:
+                self._serve(engine)
+            except ModelUnavailable as error:  # it died; another may live
+                log.error("engine.died", model=self.model.name, reason=str(error))
+            finally:
+                engine.close()
 
     def _load(self) -> Engine | None:
         while not self._stopping.is_set():
+            self._state = replace(self._state, state=ModelState.LOADING)
             try:
                 return self._warm_engine()
             except (ModelUnavailable, ConfigError, EngineError) as error:
@@ -168,6 +181,12 @@ class ModelRunner:
         return engine
 
     def _serve(self, engine: Engine) -> None:
+        """Run jobs on this engine until drained.
+
+        Raises:
+            ModelUnavailable: the engine has died, and all jobs are handed back.
+        """
+        self._finisher = self._new_finisher()
         feeder, loop = self._assemble(engine)
         threads = [
             vital_thread(f"feeder {self.model.name}", feeder.run),
@@ -175,12 +194,15 @@ class ModelRunner:
         ]
         for thread in threads:
             thread.start()
-        loop.run()
-        threads[0].join()
-        for row in feeder.leftovers():
-            self._leave(row, Event.RELEASE)
-        self._finisher.stop(give_up_at=self._deadline)
-        threads[1].join()
+        try:
+            loop.run()
+        finally:
+            feeder.stop()
+            threads[0].join()
+            for row in feeder.leftovers():
+                self._leave(row, Event.RELEASE)
+            self._finisher.stop(give_up_at=self._deadline)
+            threads[1].join()
 
     def _assemble(self, engine: Engine) -> tuple[Feeder, BatchLoop]:
         bounds = BatchPolicy(

@@ -33,7 +33,8 @@ def main(settings: Settings) -> None:
         import_timeout=settings.scheduler.import_timeout_seconds,
     )
     log.info("scheduler.started")
-    trust_leases_from = 0.0
+    # a worker that could not reach the database either has time for a heartbeat
+    trust_leases_from = time.monotonic() + settings.jobs.heartbeat_seconds
     while not stop.is_set():
         try:
             maintenance.round(leases=time.monotonic() >= trust_leases_from)

@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import (
     ArgumentError,
+    DataError,
     DisconnectionError,
     IntegrityError,
     InterfaceError,
@@ -36,7 +37,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from nexus_jobs.adapters.writer_queue import WriterQueue
-from nexus_jobs.errors import ConfigError, Conflict, StoreUnavailable
+from nexus_jobs.errors import ConfigError, Conflict, NexusError, StoreUnavailable
 
 BUSY_TIMEOUT = 10.0
 """Seconds a SQLite writer waits for those of other processes."""
@@ -164,6 +165,9 @@ def _translated() -> Iterator[None]:
         yield
     except IntegrityError as error:
         raise Conflict(f"the database refuses it: {_first_line(error.orig)}") from error
+    except DataError as error:
+        # not as its cause, since the driver quotes the data
+        raise NexusError(f"the database cannot hold it: {_first_line(error.orig)}") from None
     except (OperationalError, InterfaceError, InternalError, ProgrammingError) as error:
         # a ProgrammingError is a table that is missing: the schema is not there yet; an
         # InternalError is a transaction that the server has ended, or a server that only reads

@@ -7,18 +7,20 @@ from typing import Any
 
 import orjson
 from sqlalchemy import (
+    JSON,
+    Column,
+    ColumnElement,
     Connection,
     Insert,
     Table,
     Text,
     bindparam,
     cast,
+    column,
     func,
     insert,
     select,
-    text,
 )
-from sqlalchemy.dialects.postgresql import JSON
 
 from nexus_jobs.adapters.database import database_now, now
 from nexus_jobs.adapters.tables import Prose, storable
@@ -34,31 +36,51 @@ class RowInsert:
 
     def __init__(self, table: Table, times: Collection[str] = ()) -> None:
         self._times = times
-        self._prose = [column.name for column in table.columns if isinstance(column.type, Prose)]
+        self._prose = [c.name for c in table.columns if isinstance(c.type, Prose)]
+        self._json = [c.name for c in table.columns if isinstance(c.type, JSON)]
         self._plain = insert(table)
         self._from_document = _from_document(table, times)
 
     def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> float:
         """Insert at least one row; the time of the insertion."""
         if connection.dialect.name == "postgresql":
-            document = orjson.dumps([self._storable(row) for row in rows]).decode()
+            document = orjson.dumps([self._written(row) for row in rows]).decode()
             at: float = connection.scalars(self._from_document, {"rows": document}).all()[0]
             return at
         at = now(connection)
         connection.execute(self._plain, [self._timed(row, at) for row in rows])
         return at
 
-    def _storable(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        return {**row, **{name: storable(row[name]) for name in self._prose}}
+    def _written(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """As it stands in the document.
+
+        JSON is text within the text there, or else PostgreSQL would unescape what it cannot hold.
+        """
+        prose = {name: storable(row[name]) for name in self._prose}
+        texts = {n: orjson.dumps(row[n]).decode() for n in self._json if row[n] is not None}
+        return {**row, **prose, **texts}
 
     def _timed(self, row: Mapping[str, Any], at: float) -> dict[str, Any]:
         return {**row, **{n: row[n] + at for n in self._times if row[n] is not None}}
 
 
 def _from_document(table: Table, times: Collection[str]) -> Insert:
-    names = [column.name for column in table.columns]
     document = cast(bindparam("rows", type_=Text), JSON)
-    given = func.json_populate_recordset(text(f"NULL::{table.name}"), document)
-    rows = given.table_valued(*names)
-    values = [rows.c[name] + database_now() if name in times else rows.c[name] for name in names]
-    return insert(table).from_select(names, select(*values)).returning(database_now())
+    texts = (Text, Prose, JSON)
+    types = [Text() if isinstance(c.type, texts) else c.type for c in table.columns]
+    given = func.json_to_recordset(document).table_valued(
+        *(column(c.name, kind) for c, kind in zip(table.columns, types, strict=True))
+    )
+    rows = given.render_derived(with_types=True)
+
+    def value(of: Column[Any]) -> ColumnElement[Any]:
+        if isinstance(of.type, JSON):
+            return cast(rows.c[of.name], JSON)
+        return rows.c[of.name] + database_now() if of.name in times else rows.c[of.name]
+
+    names = [c.name for c in table.columns]
+    return (
+        insert(table)
+        .from_select(names, select(*map(value, table.columns)))
+        .returning(database_now())
+    )

@@ -8,10 +8,8 @@ from typing import Any, Final
 from nexus_jobs.job import BulkState, Cached, Job, JobError, NewJob, Outcome
 from nexus_jobs.states import TERMINAL, Event, State, target
 
-LAPSED: Final = JobError(
-    "lease_expired", "its worker stopped answering, and no attempt is left to run it again"
-)
-"""Why a job is dead whose last attempt nobody finished."""
+LAPSED: Final = JobError("lease_expired", "its worker stopped answering")
+"""Why an attempt ended that nobody finished."""
 
 BULK_SOURCES: Final = {
     BulkState.ACCEPTED: frozenset({BulkState.IMPORTING}),

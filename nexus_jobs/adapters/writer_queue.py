@@ -48,8 +48,9 @@ class WriterQueue:
             self._threads.release()
 
     def close(self) -> None:
-        with self._threads:
-            if self._file is not None:
+        """Give the file back, unless a thread still waits for its lock."""
+        with self._threads, self._guard:
+            if self._file is not None and self._coming is None:
                 os.close(self._file)
                 self._file = None
 

@@ -18,6 +18,7 @@ from tests.contract.stores import (
     claim,
     eventually,
     finish,
+    new_bulk,
     new_id,
     new_job,
     running,
@@ -97,6 +98,20 @@ def test_a_job_that_cannot_run_is_born_failed(store: Store) -> None:
     assert (job.state, job.error, job.result) == (State.FAILED, error, None)
     assert store.get(job.id) == job
     assert claim(store) == []
+
+
+def test_strange_characters_in_whatever_a_client_wrote_come_back(store: Store) -> None:
+    strange = 'a\0b \\u0000 "quoted" \\ \n é 🎉'
+    request = Request(
+        model="m",
+        messages=(Message("user", strange),),
+        params=SamplingParams(stop=(strange,)),
+        metadata={strange: [strange, {"deep": strange}], "none": None},
+    )
+    bulk = store.add_bulk(new_bulk())
+    (job,) = store.add([new_job(request=request, bulk_id=bulk.id, bulk_index=0, cells=[strange])])
+    assert store.get(job.id) == job
+    assert (job.request, job.cells) == (request, [strange])
 
 
 def test_one_unstorable_answer_does_not_undo_its_neighbours(store: Store) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections import Counter
 
 import pytest
@@ -15,6 +18,7 @@ FAULTS = {"step_ms": 5, "deadly": "deadly", "poison": "poisonous", "memory_rows"
 @pytest.fixture(scope="module")
 def stack(make_stack) -> Stack:
     made = make_stack([{**SIMULATED, "name": "frail", "max_batch_size": 8, "simulated": FAULTS}])
+    made.env["NEXUS_WORKER__STUCK_SECONDS"] = "2"
     made.start()
     return made
 
@@ -64,3 +68,18 @@ def test_a_batch_that_is_too_large_for_the_memory_costs_no_attempt(stack: Stack)
     jobs = [ended(stack, job_id) for job_id in submit(stack, *["x"] * 24)]
     assert {(job["state"], job["attempt"]) for job in jobs} == {("succeeded", 1)}
     assert "batch.halved" in stack.log()
+
+
+def test_a_worker_that_was_stopped_as_a_whole_goes_on_where_it_was(stack: Stack) -> None:
+    body = {**OPTIONS, "prompt": "long", "max_tokens": 1500}
+    job = stack.http.post("/api/v1/jobs", json=body).json()
+    path = f"/api/v1/jobs/{job['id']}"
+    until(lambda: stack.http.get(path).json()["state"] == "running")
+    (pid,) = stack.worker_pids()
+    os.kill(pid, signal.SIGSTOP)
+    stopped = time.monotonic()
+    # longer than a batch may be stuck, and a lease on top
+    until(lambda: time.monotonic() > stopped + 2 + 3 + 1)
+    os.kill(pid, signal.SIGCONT)
+    assert ended(stack, job["id"])["state"] == "succeeded"
+    assert stack.worker_pids() == [pid]

@@ -219,10 +219,11 @@ class TwoStores(RuleBasedStateMachine):
     def heartbeat(self, numbers: list[int], lease_seconds: float) -> None:
         pairs = [self.claimed[-1 - number % len(self.claimed)] for number in numbers]
 
-        def held(store: Store, which: int) -> set[str]:
+        def held(store: Store, which: int) -> set[tuple[str, int]]:
             leases = [pair[which].lease for pair in pairs]
-            # each store makes tokens of its own, so only their names can be compared
-            return set(map(str, store.heartbeat(leases, lease_seconds=lease_seconds)))
+            kept = store.heartbeat(leases, lease_seconds=lease_seconds)
+            # each store makes tokens of its own
+            return {(lease.job_id, lease.attempt) for lease in kept}
 
         self.both(held)
 

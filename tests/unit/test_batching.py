@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_jobs.batching import BatchPolicy, RowLimit, Snapshot
+from nexus_jobs.batching import BUSY_SECONDS, BatchPolicy, RowLimit, Snapshot
 
 LATER = 1e9
 
@@ -84,15 +84,19 @@ def test_prompts_join_in_order_within_the_token_budget(lengths, budget, joining)
     assert BatchPolicy(slots=8, max_join_tokens=budget).joining(lengths) == joining
 
 
-def test_a_search_for_suspects_comes_first_when_it_is_due_even_if_the_batch_is_full():
-    decision = BatchPolicy(slots=4).decide(10.0, seen(held=4, next_search=10.0))
+def test_a_search_for_suspects_comes_first_when_it_is_due():
+    decision = BatchPolicy(slots=4).decide(10.0, seen(expected=9, since=1.0, next_search=10.0))
     assert (decision.claim, decision.suspects) == (1, True)
     decision = BatchPolicy(slots=4).decide(10.0, seen(expected=9, since=1.0, next_search=10.5))
     assert (decision.claim, decision.suspects) == (4, False)
 
 
-def test_a_full_worker_wakes_for_the_next_search():
-    assert BatchPolicy(slots=4).decide(10.0, seen(held=4, next_search=10.5)).wake_at == 10.5
+def test_a_worker_with_rows_leaves_a_suspect_to_idle_ones_for_a_while():
+    policy, later = BatchPolicy(slots=4), 10.0 + BUSY_SECONDS
+    decision = policy.decide(10.0, seen(held=4, next_search=10.0))
+    assert (decision.claim, decision.wake_at) == (0, later)
+    decision = policy.decide(later, seen(held=4, next_search=10.0))
+    assert (decision.claim, decision.suspects) == (1, True)
 
 
 def test_nothing_is_claimed_beside_a_suspect():

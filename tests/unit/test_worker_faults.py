@@ -2,11 +2,14 @@
 
 import threading
 from collections import Counter
+from dataclasses import replace
 
+from nexus_jobs import batching
 from nexus_jobs.adapters.engines.simulated import SimulatedEngine
-from nexus_jobs.errors import OutOfMemory, StoreUnavailable
+from nexus_jobs.errors import ModelUnavailable, OutOfMemory, StoreUnavailable
 from nexus_jobs.job import Outcome
 from nexus_jobs.models import SimulatedTimes
+from nexus_jobs.ports import Channel
 from nexus_jobs.states import Event, State
 from tests.e2e.stack import until
 from tests.unit.memory_worker import MODEL, engine, slow_engine
@@ -61,7 +64,8 @@ def test_suspects_have_the_batch_for_themselves_though_others_wait(start):
     assert max(map(len, seen)) == 8
 
 
-def test_a_suspect_waits_for_the_running_batch_and_nobody_joins_before_it(start):
+def test_a_suspect_waits_for_the_running_batch_and_nobody_joins_before_it(start, monkeypatch):
+    monkeypatch.setattr(batching, "BUSY_SECONDS", 0.0)
     seen = []
     worker = start(lambda model: Watched(model, seen), EIGHT)
     running = worker.add(*["x"] * 4, max_tokens=200, ignore_eos=True)
@@ -80,6 +84,20 @@ def make_suspects_while_busy(worker):
     """A suspect of a model that is running: added, claimed and lost under the worker's eyes."""
     with worker.store._lock:
         return make_suspects(worker, 1)
+
+
+def test_a_suspect_that_is_cancelled_while_it_waits_holds_nobody_up(start, monkeypatch):
+    monkeypatch.setattr(batching, "BUSY_SECONDS", 0.0)
+    worker = start(slow_engine, EIGHT)
+    (endless,) = worker.add("x", max_tokens=250, ignore_eos=True)
+    until(lambda: worker.state(endless) is State.RUNNING)
+    (suspect,) = make_suspects_while_busy(worker)
+    until(lambda: worker.state(suspect) is State.RUNNING)
+    worker.store.cancel(suspect)
+    worker.platform.signals.send(Channel.CANCELLED, {suspect: None})
+    (late,) = worker.ended(worker.add("late"))
+    assert late.state is State.SUCCEEDED
+    assert worker.state(endless) is State.RUNNING
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_halved_and_costs_no_attempt(start):
@@ -145,6 +163,60 @@ def test_a_stuck_batch_loses_its_leases_and_ends_its_worker(start, monkeypatch):
     worker.device.drain()
     worker.device.join()
     assert worker.store.get(job).lease == again.lease
+
+
+def test_a_worker_that_was_stopped_as_a_whole_is_not_stuck(start, monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr("workers.threads.os._exit", lambda _: ended.set())
+    worker = start(slow_engine, stuck_seconds=0.2, lease_seconds=0.3)
+    (job,) = worker.add("x", max_tokens=250, ignore_eos=True)
+    until(lambda: worker.state(job) is State.RUNNING)
+    loop = worker.device._runners["simulated"]._loop
+    with monkeypatch.context() as stopped:  # as after SIGSTOP: the heart wakes before the loop
+        stopped.setattr(type(loop), "stuck_for", property(lambda _: 100.0))
+        worker.device._runners["simulated"].resume()
+        worker.device._extend_leases()
+    assert {job.state for job in worker.ended([job])} == {State.SUCCEEDED}
+    assert not ended.is_set()
+
+
+class Mortal(SimulatedEngine):
+    """The first of them dies of its second batch, as an engine's process may."""
+
+    def __init__(self, model, made):
+        super().__init__(SimulatedTimes(), model.max_batch_size, 256)
+        made.append(self)
+        self._dies_after = 2 if len(made) == 1 else 1000
+
+    def admit(self, sequences):
+        self._dies_after -= 1
+        if self._dies_after < 0:
+            raise ModelUnavailable("its process has died")
+        super().admit(sequences)
+
+
+def test_an_engine_that_has_died_is_built_anew_and_costs_no_attempt(start):
+    made = []
+    worker = start(lambda model: Mortal(model, made))
+    worker.ended(worker.add("before"))
+    jobs = worker.ended(worker.add(*["after"] * 6))
+    assert {(job.state, job.attempt) for job in jobs} == {(State.SUCCEEDED, 1)}
+    assert len(made) == 2
+
+
+def test_a_claim_that_the_database_forgot_and_gave_again_costs_no_slot(start, monkeypatch):
+    worker = start(slow_engine)
+    (job,) = worker.add("x", max_tokens=60, ignore_eos=True)
+    until(lambda: worker.state(job) is State.RUNNING)
+    with worker.store._lock:
+        claimed = worker.store._jobs[job]
+        forgotten = replace(claimed, state=State.QUEUED, attempt=0, lease_token=None)
+        worker.store._jobs[job] = forgotten
+        worker.store._enqueue(forgotten)
+    (ended,) = worker.ended([job])
+    assert (ended.state, ended.attempt) == (State.SUCCEEDED, 1)
+    four = worker.add(*["x"] * 4, max_tokens=250, ignore_eos=True)
+    until(lambda: all(worker.state(i) is State.RUNNING for i in four))
 
 
 def test_results_wait_for_a_database_that_is_away(start, monkeypatch):

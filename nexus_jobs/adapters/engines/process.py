@@ -29,8 +29,8 @@ class ProcessEngine:
     """The engine that `build`, which must be picklable, makes in the other process.
 
     Text is tokenised on this side. Calls go over a pipe and only steps are waited for, so
-    whatever goes wrong is told by the next step. When the process dies, its rows fail and another
-    is started.
+    whatever goes wrong is told by the next step. When the process dies, its rows fail; the next
+    ones are refused.
 
     Raises:
         ModelUnavailable: as `build` does, or the process dies of it.
@@ -49,7 +49,8 @@ class ProcessEngine:
 
     def admit(self, sequences: Sequence[TokenSequence]) -> None:
         """Let rows join; as steps are asked for ahead, they miss the next one."""
-        self._revive()
+        if self._pipe.closed:
+            raise ModelUnavailable(f"{self.name}: its process has died")
         self._rows.update(sequence.id for sequence in sequences)
         self._call("admit", sequences)
 
@@ -101,14 +102,6 @@ class ProcessEngine:
             raise facts
         for fact, value in zip(_FACTS, facts, strict=True):
             setattr(self, fact, value)
-
-    def _revive(self) -> None:
-        """Start another process where the last one has died, once somebody needs it."""
-        if self._pipe.closed:
-            try:
-                self._start()
-            except NexusError as error:
-                raise EngineError(f"{self.name} cannot be started again: {error}") from error
 
     def _call(self, method: str, *arguments: object) -> None:
         with suppress(OSError):  # it died; the next step finds out
