@@ -38,7 +38,8 @@ class Feeder:
 
     Tickets `credit` it, its own thread runs `run`, the batch loop takes rows and gives back
     slots. One condition guards all of it. `policy` gives the bounds that hold at the moment. A
-    suspect waits beside the others until the batch is empty.
+    suspect waits beside the others until the batch is empty, and all that left it `committed`:
+    what the suspect may kill must not take their results along.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class Feeder:
         policy: Callable[[], BatchPolicy],
         claim: Claim,
         prepare: Callable[[Job], Row | None],
+        committed: Callable[[], bool],
         poll_seconds: float,
         clock: Clock,
     ) -> None:
         self._policy = policy
         self._claim = claim
         self._prepare = prepare
+        self._committed = committed
         self._poll_seconds = poll_seconds
         self._clock = clock
         self._changed = threading.Condition()
@@ -116,6 +119,11 @@ class Feeder:
                 self._alone_no_more()
             self._changed.notify_all()
 
+    def look_again(self) -> None:
+        """Rows that left the batch have been committed."""
+        with self._changed:
+            self._changed.notify_all()
+
     def drop_suspect(self, unwanted: Collection[Lease]) -> Row | None:
         """The suspect that waits for the batch to be empty, if it is one of these and waits no
         longer."""
@@ -176,7 +184,7 @@ class Feeder:
                 self._changed.notify_all()
 
     def _suspects_turn(self) -> bool:
-        return self._suspect is not None and self._held == 1
+        return self._suspect is not None and self._held == 1 and self._committed()
 
     def _alone_no_more(self) -> None:
         """Look for the next suspect at once, before the batch fills again."""

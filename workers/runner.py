@@ -219,6 +219,7 @@ class ModelRunner:
             policy=lambda: limit.bound(wish()),
             claim=self._claim,
             prepare=partial(self._prepare, engine),
+            committed=lambda: len(self._leases) <= 1,
             poll_seconds=self._settings.worker.poll_seconds,
             clock=time.monotonic,
         )
@@ -281,5 +282,7 @@ class ModelRunner:
     def _settled(self, jobs: Sequence[Job]) -> None:
         with self._lock:
             self._leases.difference_update(job.lease for job in jobs)
+        if self._feeder is not None:
+            self._feeder.look_again()
         if self._adaptation is not None:
             self._adaptation.gone(jobs)

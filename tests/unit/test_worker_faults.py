@@ -80,6 +80,29 @@ def test_a_suspect_waits_for_the_running_batch_and_nobody_joins_before_it(start,
     assert set(running) <= set().union(*seen[:first])
 
 
+def test_a_suspect_waits_until_the_results_before_it_are_on_disk(start, monkeypatch):
+    back = threading.Event()
+    seen, suspects = [], []
+    worker = start(
+        lambda model: Watched(model, seen),
+        EIGHT,
+        before=lambda worker: suspects.extend(make_suspects(worker, 2)),
+    )
+    finish, kept = worker.store.finish, []
+
+    def finish_late(outcomes):
+        back.wait(0.3)
+        settled = finish(outcomes)
+        kept.extend((lease.job_id, len(seen)) for lease in settled)
+        return settled
+
+    monkeypatch.setattr(worker.store, "finish", finish_late)
+    worker.ended(suspects)
+    first = next(rows for rows in seen if rows)
+    begun = next(i for i, rows in enumerate(seen) if rows and rows != first)
+    assert dict(kept)[next(iter(first))] <= begun
+
+
 def make_suspects_while_busy(worker):
     """A suspect of a model that is running: added, claimed and lost under the worker's eyes."""
     with worker.store._lock:
