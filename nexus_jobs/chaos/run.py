@@ -61,7 +61,7 @@ def run(
     with ground(database) as built, _listening(built) as history:
         say(f"a platform runs at {built.stack.url}; breaking it for {seconds:g} s, seed {seed}")
         offer = Offer(built.stack.url, history, rate=rate, seed=seed)
-        campaign = Campaign(_wanted(faults(built), only), seed=seed, say=say)
+        campaign = Campaign(wanted(faults(built), only), seed=seed, say=say)
         started = time.monotonic()
         offer.start()
         try:
@@ -105,12 +105,17 @@ def faults(built: Ground) -> list[Fault]:
     return everywhere + _of_the_database(built)
 
 
-def _wanted(there: Sequence[Fault], only: Sequence[str]) -> Sequence[Fault]:
-    wanted = [fault for fault in there if not only or any(part in fault.name for part in only)]
-    if not wanted:
+def wanted(there: Sequence[Fault], only: Sequence[str]) -> list[Fault]:
+    """Those of the faults whose names have one of the parts in them.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    found = [fault for fault in there if not only or any(part in fault.name for part in only)]
+    if not found:
         names = ", ".join(fault.name for fault in there)
         raise ConfigError(f"no fault is called {' or '.join(only)}; there are: {names}")
-    return wanted
+    return found
 
 
 def _of_the_link(proxy: Proxy, server: str) -> list[Fault]:

@@ -11,7 +11,8 @@ from nexus_jobs.chaos.ground import Ground, ground
 
 @pytest.fixture(scope="module")
 def on_sqlite() -> Iterator[Ground]:
-    with ground("sqlite") as built:
+    """With four processes that write all the time: two of the API, and two workers."""
+    with ground("sqlite", {"NEXUS_SERVER__WORKERS": "2"}) as built:
         yield built
 
 

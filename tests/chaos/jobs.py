@@ -17,7 +17,7 @@ from nexus_jobs.chaos.offer import SLOW
 from nexus_jobs.chaos.stack import until
 from nexus_jobs.states import State
 
-_numbers = count()
+_numbers = count(10**6)  # beyond those of any load
 
 
 class Jobs:
