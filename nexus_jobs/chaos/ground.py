@@ -13,9 +13,9 @@ from typing import Final
 from sqlalchemy import make_url
 
 from nexus_jobs.chaos.disk import Disk, Quota, SmallDisk
-from nexus_jobs.chaos.offer import MODELS
 from nexus_jobs.chaos.servers import OnServer, Postgres, Redis, Sqlite
 from nexus_jobs.chaos.stack import Stack
+from nexus_jobs.chaos.talks import MODELS
 
 LEASE_SECONDS: Final = 3.0
 """Short, so that many leases lapse in a minute."""

@@ -22,7 +22,7 @@ from nexus_jobs.chaos.fault import Fault
 from nexus_jobs.chaos.ground import WORKERS, Ground, ground
 from nexus_jobs.chaos.history import History, Told
 from nexus_jobs.chaos.link_faults import Away, Blackholed, Cut, HalfOpen
-from nexus_jobs.chaos.offer import QUICK, Offer
+from nexus_jobs.chaos.offer import Offer
 from nexus_jobs.chaos.process_faults import ROLES, Frozen, Killed, PowerCut
 from nexus_jobs.chaos.proxy import Proxy
 from nexus_jobs.chaos.redis_faults import (
@@ -34,6 +34,7 @@ from nexus_jobs.chaos.redis_faults import (
 )
 from nexus_jobs.chaos.report import Report
 from nexus_jobs.chaos.servers import Sqlite
+from nexus_jobs.chaos.talks import QUICK
 from nexus_jobs.errors import ConfigError
 from nexus_jobs.ports import Channel, Hints
 

@@ -12,9 +12,10 @@ from nexus_jobs.chaos.database_faults import Full
 from nexus_jobs.chaos.disk import Quota
 from nexus_jobs.chaos.ground import LEASE_SECONDS
 from nexus_jobs.chaos.history import History, Reply
-from nexus_jobs.chaos.offer import QUICK, Offer
+from nexus_jobs.chaos.offer import Offer
 from nexus_jobs.chaos.redis_faults import nonsense, pickled_ticket, ticket
 from nexus_jobs.chaos.stack import until
+from nexus_jobs.chaos.talks import QUICK
 from tests.chaos.jobs import Jobs, connected
 
 SCHEDULER_SECONDS = 1.0
