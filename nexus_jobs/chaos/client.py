@@ -11,7 +11,7 @@ from typing import Any, Final
 import httpx
 
 from nexus_jobs.chaos.history import History, Reply, Told, Try
-from nexus_jobs.job import State
+from nexus_jobs.states import State
 
 Document = Mapping[str, Any]
 

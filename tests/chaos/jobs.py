@@ -15,7 +15,7 @@ from nexus_jobs.chaos.ground import Ground
 from nexus_jobs.chaos.history import History, Reply, Try, prompt_of
 from nexus_jobs.chaos.stack import until
 from nexus_jobs.chaos.talks import SLOW
-from nexus_jobs.job import State
+from nexus_jobs.states import State
 
 _numbers = count(10**6)  # beyond those of any load
 
