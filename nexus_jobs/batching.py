@@ -26,15 +26,15 @@ class Snapshot:
     next_poll: float
     next_search: float = float("inf")
     """When to look for a suspect."""
-    alone: bool = False
-    """A suspect is running, or waits for the batch to be empty."""
+    quarantine: bool = False
+    """Suspects are running, or wait for the batch to be empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """How many jobs to claim now (0: none), and when to look again if nothing happens before.
 
-    `suspects`: the claim is for a job that must run alone.
+    `suspects`: the claim is for those only.
     """
 
     claim: int
@@ -48,7 +48,7 @@ class BatchPolicy:
 
     An idle worker starts when `slots` jobs are expected or the first has waited `max_wait`
     seconds. A batch that runs lets jobs join at any step with a free slot, without waiting, but
-    for a suspect: that one runs when all others have left, and nobody joins it.
+    for suspects: those run when all others have left, and nobody joins them.
     """
 
     slots: int
@@ -57,11 +57,11 @@ class BatchPolicy:
 
     def decide(self, now: float, seen: Snapshot) -> Decision:
         """Whether to claim now. Without having been told of a job, only when a poll is due."""
-        if seen.alone:
+        if seen.quarantine:
             return Decision(0, float("inf"))
         search_at = seen.next_search + (BUSY_SECONDS if seen.held else 0.0)
         if now >= search_at:
-            return Decision(1, now, suspects=True)
+            return Decision(self.slots, now, suspects=True)
         free = self.slots - seen.held
         if free <= 0:
             return Decision(0, search_at)

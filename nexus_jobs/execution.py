@@ -37,6 +37,11 @@ class Row:
         return self.sequence.id
 
     @property
+    def last_attempt(self) -> bool:
+        """No further attempt is left if this one fails."""
+        return self.job.attempt >= self.job.max_attempts
+
+    @property
     def prompt_length(self) -> int:
         return len(self.sequence.prompt)
 

@@ -162,7 +162,8 @@ class Job:
     """A committed job. Times are seconds since the epoch on the database's clock.
 
     A `suspect` was running when its process died or its batch was lost, so that it may be the
-    cause: its next attempt has the batch for itself. `run_after` holds an attempt back.
+    cause: it shares a batch with suspects only, and with nobody on its last attempt. `run_after`
+    holds an attempt back.
     """
 
     id: str
@@ -207,7 +208,8 @@ class Job:
 class Outcome:
     """How one attempt ended: SUCCEED with a result, FAIL, REQUEUE or BURY with an error, RELEASE.
 
-    A job that is queued again runs after `delay` seconds, and alone if it is a `suspect`.
+    A job that is queued again runs after `delay` seconds, and apart from others if it is a
+    `suspect`.
     """
 
     lease: Lease

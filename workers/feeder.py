@@ -38,8 +38,8 @@ class Feeder:
 
     Tickets `credit` it, its own thread runs `run`, the batch loop takes rows and gives back
     slots. One condition guards all of it. `policy` gives the bounds that hold at the moment. A
-    suspect waits beside the others until the batch is empty, and all that left it `committed`:
-    what the suspect may kill must not take their results along.
+    suspects wait beside the others until the batch is empty and all that left it is `committed`,
+    but for so many jobs: what a suspect may kill must not take results along.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Feeder:
         policy: Callable[[], BatchPolicy],
         claim: Claim,
         prepare: Callable[[Job], Row | None],
-        committed: Callable[[], bool],
+        committed: Callable[[int], bool],
         poll_seconds: float,
         clock: Clock,
     ) -> None:
@@ -64,8 +64,8 @@ class Feeder:
         self._announced = self._answered = 0
         self._since: float | None = None
         self._next_poll = self._next_search = 0.0
-        self._alone = False
-        self._suspect: Row | None = None
+        self._quarantine = self._isolated = False
+        self._suspects: deque[Row] = deque()
         self._stopping = False
 
     def credit(self, count: int, *, at_most: float | None) -> None:
@@ -87,7 +87,7 @@ class Feeder:
         while (decision := self._await_decision()).claim:
             try:
                 if decision.suspects:
-                    self._search()
+                    self._search(decision.claim)
                 else:
                     self._feed(decision.claim)
             except StoreUnavailable as error:
@@ -102,12 +102,11 @@ class Feeder:
 
     def take(self) -> list[Row]:
         """The rows that join at this step; does not block."""
-        if not (self._ready or self._suspect):
+        if not (self._ready or self._suspects):
             return []
         with self._changed:
             if self._suspects_turn():
-                row, self._suspect = self._suspect, None
-                return [row] if row else []
+                return self._next_suspects()
             count = self._policy().joining(row.prompt_length for row in self._ready)
             return [self._ready.popleft() for _ in range(count)]
 
@@ -115,8 +114,7 @@ class Feeder:
         """Give back the slots of rows that have left the batch."""
         with self._changed:
             self._held -= slots
-            if not self._held:
-                self._alone_no_more()
+            self._end_quarantine()
             self._changed.notify_all()
 
     def look_again(self) -> None:
@@ -124,18 +122,15 @@ class Feeder:
         with self._changed:
             self._changed.notify_all()
 
-    def drop_suspect(self, unwanted: Collection[Lease]) -> Row | None:
-        """The suspect that waits for the batch to be empty, if it is one of these and waits no
-        longer."""
+    def drop_suspects(self, unwanted: Collection[Lease]) -> list[Row]:
+        """Those of the suspects that wait for the batch to be empty, and need not any longer."""
         with self._changed:
-            row = self._suspect
-            if row is None or row.job.lease not in unwanted:
-                return None
-            self._suspect = None
-            self._held -= 1
-            self._alone_no_more()
+            dropped = [row for row in self._suspects if row.job.lease in unwanted]
+            self._suspects = deque(row for row in self._suspects if row not in dropped)
+            self._held -= len(dropped)
+            self._end_quarantine()
             self._changed.notify_all()
-            return row
+            return dropped
 
     def stop(self) -> None:
         """Claim no more and let go of all tickets."""
@@ -145,7 +140,7 @@ class Feeder:
 
     def leftovers(self) -> list[Row]:
         """The rows that never joined; to be asked for when `run` has ended."""
-        return [*self._ready, *([self._suspect] if self._suspect else [])]
+        return [*self._ready, *self._suspects]
 
     def _await_decision(self) -> Decision:
         with self._changed:
@@ -164,32 +159,40 @@ class Feeder:
             since=self._since,
             next_poll=self._next_poll,
             next_search=self._next_search,
-            alone=self._alone,
+            quarantine=self._quarantine,
         )
 
-    def _search(self) -> None:
-        """Take on a suspect if there is one; from then on nobody else joins."""
-        jobs = self._claim(1, suspects=True)
+    def _search(self, limit: int) -> None:
+        """Take suspects on if there are any; from then on nobody else joins."""
+        jobs = self._claim(limit, suspects=True)
         with self._changed:
             self._next_search = self._clock() + self._poll_seconds
             self._held += len(jobs)
-            self._alone = bool(jobs)
-        for job in jobs:
-            row = self._prepare(job)
-            with self._changed:
-                self._suspect = row
-                if row is None:
-                    self._held -= 1
-                    self._alone_no_more()
-                self._changed.notify_all()
+            self._quarantine = bool(jobs)
+        prepared = [self._prepare(job) for job in jobs]
+        with self._changed:
+            self._suspects.extend(row for row in prepared if row is not None)
+            self._held -= prepared.count(None)
+            self._end_quarantine()
+            self._changed.notify_all()
 
     def _suspects_turn(self) -> bool:
-        return self._suspect is not None and self._held == 1 and self._committed()
+        waiting = len(self._suspects)
+        return waiting > 0 and self._held == waiting and self._committed(waiting)
 
-    def _alone_no_more(self) -> None:
-        """Look for the next suspect at once, before the batch fills again."""
-        if self._alone:
-            self._alone, self._next_search = False, 0.0
+    def _next_suspects(self) -> list[Row]:
+        """Those that run together now; one that has no further attempt runs alone."""
+        together = [row for row in self._suspects if not row.last_attempt]
+        turn = together or [self._suspects[0]]
+        self._suspects = deque(row for row in self._suspects if row not in turn)
+        self._isolated = True
+        return turn
+
+    def _end_quarantine(self) -> None:
+        """When no suspect is here any more: look for others at once, before the batch fills."""
+        if self._quarantine and not self._suspects and not (self._held and self._isolated):
+            self._quarantine = self._isolated = False
+            self._next_search = 0.0
 
     def _feed(self, limit: int) -> None:
         announced = self._announced

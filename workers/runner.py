@@ -124,7 +124,7 @@ class ModelRunner:
             self._leases -= gone
         if gone and self._loop is not None and self._feeder is not None:
             self._loop.evict(gone)
-            if row := self._feeder.drop_suspect(gone):
+            for row in self._feeder.drop_suspects(gone):
                 self._leave(row, Event.RELEASE)
 
     def report(self) -> ServedModel:
@@ -219,7 +219,7 @@ class ModelRunner:
             policy=lambda: limit.bound(wish()),
             claim=self._claim,
             prepare=partial(self._prepare, engine),
-            committed=lambda: len(self._leases) <= 1,
+            committed=lambda waiting: len(self._leases) <= waiting,
             poll_seconds=self._settings.worker.poll_seconds,
             clock=time.monotonic,
         )

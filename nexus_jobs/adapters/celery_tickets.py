@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from celery import Celery
 
 from nexus_jobs.adapters.redis_link import SOCKET, RedisLink
+from nexus_jobs.adapters.ticket_transport import TicketTransport
 from nexus_jobs.config import Settings
 
 TICKET_TASK = "nexus.generate"
@@ -40,6 +41,7 @@ def celery_app(settings: Settings, **transport: float) -> Celery:
     """
     app = Celery("nexus", broker=settings.redis_url)
     app.conf.update(
+        broker_transport=f"{TicketTransport.__module__}:{TicketTransport.__name__}",
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import httpx
+import redis
 
 from nexus_jobs.adapters.celery_tickets import MOST_WAITING, CeleryTickets, celery_app
 from nexus_jobs.adapters.redis_link import RedisLink
@@ -52,6 +53,16 @@ def test_flower_shows_workers_queues_and_tickets(stack):
     finally:
         flower.terminate()
         flower.wait(timeout=30)
+
+
+def test_a_worker_outlives_whatever_lies_on_its_queue(stack):
+    before = stack.worker_pids()
+    with redis.Redis(port=stack.redis_port) as client:
+        client.lpush("nexus.simulated", "x", "", "{", "3", "[]", "{}", '{"properties": 1}', b"\x80")
+        until(lambda: not client.llen("nexus.simulated"))
+    assert stack.generate(model="simulated", prompt="after it", cache="no")["state"] == "succeeded"
+    assert stack.worker_pids() == before
+    assert stack.log().count("ticket.garbled") == 8
 
 
 def test_a_full_worker_leaves_tickets_to_others(stack):

@@ -86,7 +86,7 @@ def test_prompts_join_in_order_within_the_token_budget(lengths, budget, joining)
 
 def test_a_search_for_suspects_comes_first_when_it_is_due():
     decision = BatchPolicy(slots=4).decide(10.0, seen(expected=9, since=1.0, next_search=10.0))
-    assert (decision.claim, decision.suspects) == (1, True)
+    assert (decision.claim, decision.suspects) == (4, True)
     decision = BatchPolicy(slots=4).decide(10.0, seen(expected=9, since=1.0, next_search=10.5))
     assert (decision.claim, decision.suspects) == (4, False)
 
@@ -96,11 +96,11 @@ def test_a_worker_with_rows_leaves_a_suspect_to_idle_ones_for_a_while():
     decision = policy.decide(10.0, seen(held=4, next_search=10.0))
     assert (decision.claim, decision.wake_at) == (0, later)
     decision = policy.decide(later, seen(held=4, next_search=10.0))
-    assert (decision.claim, decision.suspects) == (1, True)
+    assert (decision.claim, decision.suspects) == (4, True)
 
 
 def test_nothing_is_claimed_beside_a_suspect():
-    busy = seen(held=1, expected=9, since=1.0, next_poll=0, next_search=0, alone=True)
+    busy = seen(held=1, expected=9, since=1.0, next_poll=0, next_search=0, quarantine=True)
     decision = BatchPolicy(slots=4).decide(10.0, busy)
     assert (decision.claim, decision.wake_at) == (0, float("inf"))
 
