@@ -10,7 +10,7 @@ import structlog
 from nexus_jobs import telemetry
 from nexus_jobs.caching import TieredCache
 from nexus_jobs.engine import Engine, Progress, Tokenizer, TokenSequence
-from nexus_jobs.errors import InvalidRequest, QueueUnavailable
+from nexus_jobs.errors import EngineError, InvalidRequest, QueueUnavailable
 from nexus_jobs.job import FinishReason, Job, Outcome, Result, SamplingParams
 from nexus_jobs.models import ModelConfig
 from nexus_jobs.ports import Channel, Ending, JobStore, Settled, Signals, TicketQueue
@@ -35,11 +35,6 @@ class Row:
     def id(self) -> str:
         """Names the attempt, since two of one job may meet in a batch after a lapsed lease."""
         return self.sequence.id
-
-    @property
-    def last_attempt(self) -> bool:
-        """No further attempt is left if this one fails."""
-        return self.job.attempt >= self.job.max_attempts
 
     @property
     def prompt_length(self) -> int:
@@ -113,12 +108,17 @@ def warm_up(engine: Engine) -> None:
     """Run a short prompt, so that the first job meets an engine that has done its first run.
 
     Raises:
-        EngineError: the engine cannot run.
+        EngineError: the engine cannot run; it is closed.
     """
     prompt = engine.tokenizer.encode("Hello")
-    engine.admit([TokenSequence("warm-up", prompt, SamplingParams(max_tokens=2, ignore_eos=True))])
-    while not any(progress.finish_reason for progress in engine.step()):
-        pass
+    params = SamplingParams(max_tokens=2, ignore_eos=True)
+    try:
+        engine.admit([TokenSequence("warm-up", prompt, params)])
+        while not any(progress.finish_reason for progress in engine.step()):
+            pass
+    except EngineError:
+        engine.close()
+        raise
 
 
 class Settlement:

@@ -193,6 +193,11 @@ class Job:
         return self.state in TERMINAL
 
     @property
+    def is_last_attempt(self) -> bool:
+        """No further attempt is left if this one fails."""
+        return self.attempt >= self.max_attempts
+
+    @property
     def lease(self) -> Lease:
         """The lease of a running job.
 

@@ -45,7 +45,7 @@ class RetryPolicy:
         """
         if isinstance(error, _HOPELESS):
             event = Event.FAIL
-        elif job.attempt >= job.max_attempts:
+        elif job.is_last_attempt:
             event = Event.BURY
         else:
             event = Event.REQUEUE

@@ -65,7 +65,7 @@ class Feeder:
         self._since: float | None = None
         self._next_poll = self._next_search = 0.0
         self._quarantine = self._isolated = False
-        self._suspects: deque[Row] = deque()
+        self._suspects: list[Row] = []
         self._stopping = False
 
     def credit(self, count: int, *, at_most: float | None) -> None:
@@ -106,7 +106,7 @@ class Feeder:
             return []
         with self._changed:
             if self._suspects_turn():
-                return self._next_suspects()
+                return self._all_suspects()
             count = self._policy().joining(row.prompt_length for row in self._ready)
             return [self._ready.popleft() for _ in range(count)]
 
@@ -126,7 +126,7 @@ class Feeder:
         """Those of the suspects that wait for the batch to be empty, and need not any longer."""
         with self._changed:
             dropped = [row for row in self._suspects if row.job.lease in unwanted]
-            self._suspects = deque(row for row in self._suspects if row not in dropped)
+            self._suspects = [row for row in self._suspects if row not in dropped]
             self._held -= len(dropped)
             self._end_quarantine()
             self._changed.notify_all()
@@ -180,11 +180,9 @@ class Feeder:
         waiting = len(self._suspects)
         return waiting > 0 and self._held == waiting and self._committed(waiting)
 
-    def _next_suspects(self) -> list[Row]:
-        """Those that run together now; one that has no further attempt runs alone."""
-        together = [row for row in self._suspects if not row.last_attempt]
-        turn = together or [self._suspects[0]]
-        self._suspects = deque(row for row in self._suspects if row not in turn)
+    def _all_suspects(self) -> list[Row]:
+        """They run together now."""
+        turn, self._suspects = self._suspects, []
         self._isolated = True
         return turn
 

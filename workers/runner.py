@@ -104,7 +104,7 @@ class ModelRunner:
         return min(self._loop.stuck_for, time.monotonic() - self._awake_since)
 
     def resume(self) -> None:
-        """The process was stopped for a while: count from now on how long the batch is stuck."""
+        """The process was stopped for a while, so the batch is not stuck."""
         self._awake_since = time.monotonic()
 
     def leases(self) -> list[Lease]:
@@ -163,22 +163,16 @@ class ModelRunner:
         while not self._stopping.is_set():
             self._state = replace(self._state, state=ModelState.LOADING)
             try:
-                return self._warm_engine()
+                engine = self._build_engine(self.model)
+                if self.model.warmup:
+                    warm_up(engine)
             except (ModelUnavailable, ConfigError, EngineError) as error:
                 log.error("model.failed", model=self.model.name, reason=str(error))
                 self._state = replace(self._state, state=ModelState.FAILED, reason=str(error))
                 self._stopping.wait(RELOAD_SECONDS)
+            else:
+                return engine
         return None
-
-    def _warm_engine(self) -> Engine:
-        engine = self._build_engine(self.model)
-        try:
-            if self.model.warmup:
-                warm_up(engine)
-        except EngineError:
-            engine.close()
-            raise
-        return engine
 
     def _serve(self, engine: Engine) -> None:
         """Run jobs on this engine until drained.
@@ -245,9 +239,28 @@ class ModelRunner:
         room = self._state.slots + MOST_UNCOMMITTED - len(self._leases)
         if room <= 0 or self._stuck:
             return []
+        take = self._claim_suspects if suspects else self._take
+        return take(min(limit, room))
+
+    def _claim_suspects(self, limit: int) -> list[Job]:
+        """One that has no further attempt, or several that have.
+
+        Those that merely wait here when one of them kills the process lose an attempt as well.
+        """
+        jobs = self._take(1, suspects=True)
+        if jobs and limit > 1 and not jobs[0].is_last_attempt:
+            for job in self._take(limit - 1, suspects=True):
+                if job.is_last_attempt:
+                    back = partial(Outcome, lease=job.lease, event=Event.RELEASE)
+                    self._finisher.put(Finished(job, back))
+                else:
+                    jobs.append(job)
+        return jobs
+
+    def _take(self, limit: int, *, suspects: bool = False) -> list[Job]:
         jobs = self._store.claim(
             self.model.name,
-            min(limit, room),
+            limit,
             worker=self._worker,
             lease_seconds=self._settings.jobs.lease_seconds,
             suspects=suspects,

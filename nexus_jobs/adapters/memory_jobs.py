@@ -149,7 +149,7 @@ class MemoryJobs:
             at = time.time()
             lapsed = [job_id for job_id, until in self._lapses_at.items() if until <= at]
             for job in map(self._jobs.__getitem__, lapsed):
-                event = Event.BURY if job.attempt >= job.max_attempts else Event.REQUEUE
+                event = Event.BURY if job.is_last_attempt else Event.REQUEUE
                 moved[job.id] = self._move(job, event, at, error=LAPSED, suspect=True).state
         return moved
 

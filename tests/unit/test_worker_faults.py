@@ -81,6 +81,21 @@ def test_a_suspect_on_its_last_attempt_has_the_batch_for_itself(start):
     assert [rows for rows in seen if len(rows) > 1] == []
 
 
+def test_suspects_with_and_without_a_further_attempt_never_meet(start):
+    seen, last, others = [], [], []
+
+    def before(worker):
+        last.extend(make_suspects(worker, 2, times=2))
+        others.extend(make_suspects(worker, 3))
+
+    worker = start(lambda model: Watched(model, seen), EIGHT, before=before)
+    jobs = worker.ended([*last, *others])
+    assert {job.state for job in jobs} == {State.SUCCEEDED}
+    assert [job.attempt for job in jobs] == [3, 3, 2, 2, 2]
+    assert all(rows == {job} for job in last for rows in seen if job in rows)
+    assert set(others) in seen
+
+
 def test_a_suspect_waits_for_the_running_batch_and_nobody_joins_before_it(start, monkeypatch):
     monkeypatch.setattr(batching, "BUSY_SECONDS", 0.0)
     seen = []
