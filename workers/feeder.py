@@ -37,8 +37,8 @@ class Feeder:
     """Turns tickets into rows that are ready to join.
 
     Tickets `credit` it, its own thread runs `run`, the batch loop takes rows and gives back
-    slots. One condition guards all of it. `policy` gives the bounds that hold at the moment. A
-    suspects wait beside the others until the batch is empty and all that left it is `committed`,
+    slots. One condition guards all of it. `policy` gives the bounds that hold at the moment.
+    Suspects wait beside the others until the batch is empty and all that left it is `committed`,
     but for so many jobs: what a suspect may kill must not take results along.
     """
 
@@ -168,12 +168,11 @@ class Feeder:
         with self._changed:
             self._next_search = self._clock() + self._poll_seconds
             self._held += len(jobs)
-            self._quarantine = bool(jobs)
         prepared = [self._prepare(job) for job in jobs]
         with self._changed:
             self._suspects.extend(row for row in prepared if row is not None)
             self._held -= prepared.count(None)
-            self._end_quarantine()
+            self._quarantine = bool(self._suspects)
             self._changed.notify_all()
 
     def _suspects_turn(self) -> bool:
