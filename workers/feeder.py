@@ -17,6 +17,8 @@ from nexus_jobs.ports import Clock
 
 log = structlog.get_logger(__name__)
 
+SEARCH_SECONDS = 1.0
+"""How often to look for suspects at least: no ticket tells of them."""
 HAND_OVER_SECONDS = 0.002
 """How long prepared rows are held back, so that those which take no time to prepare join together
 and the batch is not woken for each.
@@ -166,7 +168,7 @@ class Feeder:
         """Take suspects on if there are any; from then on nobody else joins."""
         jobs = self._claim(limit, suspects=True)
         with self._changed:
-            self._next_search = self._clock() + self._poll_seconds
+            self._next_search = self._clock() + min(SEARCH_SECONDS, self._poll_seconds)
             self._held += len(jobs)
         prepared = [self._prepare(job) for job in jobs]
         with self._changed:
