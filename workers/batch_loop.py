@@ -109,7 +109,7 @@ class BatchLoop:
         try:
             self._engine.admit([row.sequence for row in joining])
         except EngineError as error:
-            self._fail(joining, error, tried=len(self._rows))
+            self._fail(joining, error)
         except ModelUnavailable:
             self._let_go(self._rows.values(), Event.RELEASE)
             raise
@@ -120,7 +120,7 @@ class BatchLoop:
         try:
             steps = self._engine.step()
         except EngineError as error:
-            self._fail(list(self._rows.values()), error, tried=len(self._rows))
+            self._fail(list(self._rows.values()), error)
             return
         self._limit.stepped(len(self._rows))
         now = self._clock()
@@ -151,11 +151,12 @@ class BatchLoop:
             self._engine.evict(row.id)
         self._let_go(rows, RanTooLong(f"an attempt may take {self._longest_run:g} s"))
 
-    def _fail(self, rows: Sequence[Row], error: EngineError, *, tried: int) -> None:
-        """What is left of a lost batch runs again; if `tried` rows were too many, in a smaller one.
+    def _fail(self, rows: Sequence[Row], error: EngineError) -> None:
+        """What is left of a lost batch runs again; if it had too many rows, in a smaller one.
 
         Nobody is to blame for the size of a batch, so that then no attempt counts.
         """
+        tried = len(self._rows)
         if isinstance(error, OutOfMemory) and tried > 1:
             self._limit.exceeded_by(tried)
             log.warning("batch.halved", rows=tried, limit=self._limit.rows, reason=str(error))

@@ -68,8 +68,7 @@ class ModelRunner:
         self._leases: set[Lease] = set()
         self._state = ServedModel(ModelState.LOADING, slots=model.max_batch_size)
         self._loaded, self._stopping = threading.Event(), threading.Event()
-        self._deadline = float("inf")
-        self._awake_since = 0.0
+        self._deadline, self._awake_since = float("inf"), 0.0
         self._feeder: Feeder | None = None
         self._loop: BatchLoop | None = None
         self._adaptation: Adaptation | None = None

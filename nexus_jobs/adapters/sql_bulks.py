@@ -66,10 +66,8 @@ class SqlBulks:
         accepted = (bulks.c.id == bulk_id) & (bulks.c.state == BulkState.ACCEPTED)
         slack = case(dict(enumerate(slack_seconds)), value=jobs.c.priority)
         with self._database.write() as connection:
-            if (
-                connection.execute(select(bulks.c.id).where(accepted).with_for_update()).first()
-                is None
-            ):
+            bulk = select(bulks.c.id).where(accepted).with_for_update()
+            if connection.execute(bulk).first() is None:
                 return 0
             at = now(connection)
             rows = pick(Event.REPLAY, (jobs.c.bulk_id == bulk_id) & (jobs.c.attempt > 0))

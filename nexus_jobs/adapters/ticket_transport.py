@@ -13,7 +13,7 @@ log = structlog.get_logger(__name__)
 class TicketChannel(redis.Channel):  # type: ignore[misc]
     """Drops an entry of a queue that is no message.
 
-    kombu takes one for a bug of its own, at which a Celery worker ends.
+    kombu takes one for a bug of its own, at which a Celery worker ends. (It has no types.)
     """
 
     def _brpop_read(self, **options: Any) -> Any:

@@ -41,9 +41,9 @@ def test_a_poisonous_row_fails_alone_and_the_others_succeed(start):
     assert "simulated.py" in dead.error.trace
 
 
-def make_suspects(worker, count, times=1):
+def make_suspects(worker, count, times=1, slack=0.0):
     """Jobs whose batch was lost so many times on another worker."""
-    ids = worker.add(*["suspect"] * count, **LONG)
+    ids = worker.add(*["suspect"] * count, slack=slack, **LONG)
     for time in range(times):
         jobs = worker.store.claim(
             "simulated", count, worker="other", lease_seconds=60, suspects=time > 0
@@ -86,7 +86,7 @@ def test_suspects_with_and_without_a_further_attempt_never_meet(start):
 
     def before(worker):
         last.extend(make_suspects(worker, 2, times=2))
-        others.extend(make_suspects(worker, 3))
+        others.extend(make_suspects(worker, 3, slack=-60.0))  # claimed first
 
     worker = start(lambda model: Watched(model, seen), EIGHT, before=before)
     jobs = worker.ended([*last, *others])
