@@ -49,6 +49,7 @@ class Device:
         self._store = store
         self._fleet = fleet
         self._stopped = threading.Event()
+        self._beaten_at = float("-inf")
         self._heart = vital_thread("heart", self._beat)
         self._runners: Mapping[str, ModelRunner] = {
             model.name: ModelRunner(
@@ -58,6 +59,7 @@ class Device:
                 settlement=settlement,
                 build_engine=build_engine,
                 settings=settings,
+                heard_of=self._is_heard_of,
                 waiting_tickets=waiting_tickets,
             )
             for model in models
@@ -105,9 +107,18 @@ class Device:
             try:
                 self._extend_leases()
                 self._fleet.report(self._report())
+                self._beaten_at = last
             except StoreUnavailable as error:
                 log.warning("heartbeat.failed", reason=str(error))
             self._stopped.wait(interval)
+
+    def _is_heard_of(self) -> bool:
+        """Whether the last heartbeat is so recent that what is claimed now can be kept.
+
+        A database that answers nothing else may still hand out jobs, which would lapse one after
+        the other and use up their attempts.
+        """
+        return time.monotonic() < self._beaten_at + self._settings.jobs.lease_seconds
 
     def _extend_leases(self) -> None:
         """Keep the jobs that are here, but for those of a batch that is stuck.

@@ -25,6 +25,7 @@ from nexus_jobs.retry import RetryPolicy
 from nexus_jobs.states import Event
 from workers.adaptation import Adaptation
 from workers.batch_loop import BatchLoop, End
+from workers.claims import Claims
 from workers.feeder import Feeder
 from workers.finisher import Finished, Finisher
 from workers.threads import vital_thread
@@ -40,8 +41,8 @@ MOST_UNCOMMITTED = 1000
 class ModelRunner:
     """Loads a model and runs its jobs until drained.
 
-    Three threads: the feeder claims, the loop steps, the finisher commits. The public methods
-    may be called from any thread.
+    Three threads: the feeder claims, the loop steps, the finisher commits. Nothing is claimed
+    while the worker is not `heard_of`. The public methods may be called from any thread.
     """
 
     def __init__(
@@ -53,11 +54,18 @@ class ModelRunner:
         settlement: Settlement,
         build_engine: Callable[[ModelConfig], Engine],
         settings: Settings,
+        heard_of: Callable[[], bool],
         waiting_tickets: int,
     ) -> None:
         self.model = model
-        self._worker = worker
-        self._store = store
+        self._heard_of = heard_of
+        self._claims = Claims(
+            model.name,
+            worker=worker,
+            store=store,
+            lease_seconds=settings.jobs.lease_seconds,
+            room=self._room,
+        )
         self._build_engine = build_engine
         self._settings = settings
         self._retry = RetryPolicy(
@@ -65,7 +73,6 @@ class ModelRunner:
         )
         self._tickets = threading.BoundedSemaphore(waiting_tickets)
         self._lock = threading.Lock()
-        self._leases: set[Lease] = set()
         self._state = ServedModel(ModelState.LOADING, slots=model.max_batch_size)
         self._loaded, self._stopping = threading.Event(), threading.Event()
         self._deadline, self._awake_since = float("inf"), 0.0
@@ -113,14 +120,11 @@ class ModelRunner:
         """
         if self._stuck:
             return []
-        with self._lock:
-            return list(self._leases)
+        return self._claims.leases()
 
     def evict(self, lost: Callable[[Lease], bool]) -> None:
         """Drop the jobs that were cancelled or whose lease is lost."""
-        with self._lock:
-            gone = set(filter(lost, self._leases))
-            self._leases -= gone
+        gone = self._claims.lose(lost)
         if gone and self._loop is not None and self._feeder is not None:
             self._loop.evict(gone)
             for row in self._feeder.drop_suspects(gone):
@@ -212,7 +216,7 @@ class ModelRunner:
             policy=lambda: limit.bound(wish()),
             claim=self._claim,
             prepare=partial(self._prepare, engine),
-            committed=lambda waiting: len(self._leases) <= waiting,
+            committed=lambda waiting: len(self._claims) <= waiting,
             poll_seconds=self._settings.worker.poll_seconds,
             clock=time.monotonic,
         )
@@ -220,7 +224,7 @@ class ModelRunner:
             model=self.model.name,
             engine=self._adaptation.engine if self._adaptation else engine,
             feeder=feeder,
-            wanted=lambda lease: lease in self._leases,
+            wanted=self._claims.__contains__,
             leave=self._leave,
             limit=limit,
             longest_run=self._settings.jobs.longest_run_seconds,
@@ -235,40 +239,24 @@ class ModelRunner:
         return feeder, loop
 
     def _claim(self, limit: int, *, suspects: bool = False) -> Sequence[Job]:
-        room = self._state.slots + MOST_UNCOMMITTED - len(self._leases)
-        if room <= 0 or self._stuck:
-            return []
-        take = self._claim_suspects if suspects else self._take
-        return take(min(limit, room))
-
-    def _claim_suspects(self, limit: int) -> list[Job]:
-        """One that has no further attempt, or several that have.
-
-        Those that merely wait here when one of them kills the process lose an attempt as well.
-        """
-        jobs = self._take(1, suspects=True)
-        if jobs and limit > 1 and not jobs[0].is_last_attempt:
-            for job in self._take(limit - 1, suspects=True):
-                if job.is_last_attempt:
-                    back = partial(Outcome, lease=job.lease, event=Event.RELEASE)
-                    self._finisher.put(Finished(job, back))
-                else:
-                    jobs.append(job)
-        return jobs
-
-    def _take(self, limit: int, *, suspects: bool = False) -> list[Job]:
-        jobs = self._store.claim(
-            self.model.name,
-            limit,
-            worker=self._worker,
-            lease_seconds=self._settings.jobs.lease_seconds,
-            suspects=suspects,
-        )
-        with self._lock:
-            self._leases.update(job.lease for job in jobs)
+        back: list[Job] = []
+        if suspects:
+            jobs, back = self._claims.take_suspects(limit)
+        else:
+            jobs = self._claims.take(limit)
+        for job in back:
+            self._finisher.put(
+                Finished(job, partial(Outcome, lease=job.lease, event=Event.RELEASE))
+            )
         if self._adaptation is not None:
-            self._adaptation.claimed(jobs)
+            self._adaptation.claimed([*jobs, *back])
         return jobs
+
+    def _room(self, held: int) -> int:
+        """How many more jobs may be claimed, beside `held`."""
+        if self._stuck or not self._heard_of():
+            return 0
+        return self._state.slots + MOST_UNCOMMITTED - held
 
     def _prepare(self, engine: Engine, job: Job) -> Row | None:
         try:
@@ -292,8 +280,7 @@ class ModelRunner:
         return self._retry.outcome(job, error, random.random())  # noqa: S311 - spreads load
 
     def _settled(self, jobs: Sequence[Job]) -> None:
-        with self._lock:
-            self._leases.difference_update(job.lease for job in jobs)
+        self._claims.settle(jobs)
         if self._feeder is not None:
             self._feeder.look_again()
         if self._adaptation is not None:

@@ -95,7 +95,8 @@ class Roles(Stack):
 
 
 def answers(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    """Whether it does so at once: a stop of the API leaves no time to wait for long."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
     try:
         connection.request("GET", "/health/live")
         return connection.getresponse().status == 200

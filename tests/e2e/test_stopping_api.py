@@ -30,17 +30,24 @@ class Call:
         self._socket.sendall(message[: len(message) - held])
         self._held = message[len(message) - held :]
 
+    def __enter__(self) -> Call:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
     def send_the_rest(self) -> None:
         self._socket.sendall(self._held)
 
     def received(self) -> bytes:
         """All that has come when the server closes the connection."""
-        with self._socket:
+        with self:
             return b"".join(iter(lambda: self._socket.recv(65536), b""))
 
     def answer(self) -> tuple[int, dict[str, str], dict]:
         """Status, headers and document."""
         head, _, body = self.received().partition(b"\r\n\r\n")
+        assert head, "the connection was closed without an answer"
         status, *lines = head.decode().split("\r\n")
         headers = dict(line.split(": ", 1) for line in lines)
         assert int(headers["content-length"]) == len(body)
@@ -86,15 +93,16 @@ def test_a_request_that_comes_in_meanwhile_is_served_and_one_that_does_not_is_no
     port = roles.add_api("api")
     half = Call(port, "POST", "/api/v1/jobs", JOB, held=5)
     never = Call(port, "POST", "/api/v1/jobs", JOB, held=5)
-    until(lambda: answers(port))  # on a later connection, so that both have been read
-    roles.send("api", signal.SIGTERM)
-    until(lambda: not answers(port))
-    half.send_the_rest()
-    status, headers, job = half.answer()
-    assert (status, headers["connection"]) == (202, "close")
-    assert roles.ended("api") == 0  # however long the other one takes
-    assert roles.sql("SELECT id FROM jobs") == [(job["id"],)]
-    assert never.received() == b""
+    with half, never:
+        until(lambda: answers(port))  # on a later connection, so that both have been read
+        roles.send("api", signal.SIGTERM)
+        until(lambda: not answers(port))
+        half.send_the_rest()
+        status, headers, job = half.answer()
+        assert (status, headers["connection"]) == (202, "close")
+        assert roles.ended("api") == 0  # however long the other one takes
+        assert roles.sql("SELECT id FROM jobs") == [(job["id"],)]
+        assert never.received() == b""
 
 
 def test_it_can_be_stopped_while_it_starts(roles):

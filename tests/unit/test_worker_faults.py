@@ -274,6 +274,34 @@ def test_a_claim_that_the_database_forgot_and_gave_again_costs_no_slot(start, mo
     until(lambda: all(worker.state(i) is State.RUNNING for i in four))
 
 
+def test_a_worker_whose_heartbeats_fail_claims_nothing_that_it_could_not_keep(start, monkeypatch):
+    worker = start(lease_seconds=0.3)
+    report, away = worker.store.report, threading.Event()
+
+    def report_unless_away(said):
+        if away.is_set():
+            raise StoreUnavailable("away")
+        report(said)
+
+    monkeypatch.setattr(worker.store, "report", report_unless_away)
+    worker.ended(worker.add("before"))
+    away.set()
+    until(lambda: not worker.device._is_heard_of())
+    polled = threading.Semaphore(0)
+    decide = batching.BatchPolicy.decide
+
+    def noted(*arguments):
+        polled.release()
+        return decide(*arguments)
+
+    monkeypatch.setattr(batching.BatchPolicy, "decide", noted)
+    (job,) = worker.add("x")
+    assert all(polled.acquire(timeout=10) for _ in range(4))
+    assert worker.state(job) is State.QUEUED
+    away.clear()
+    assert [job.attempt for job in worker.ended([job])] == [1]
+
+
 def test_results_wait_for_a_database_that_is_away(start, monkeypatch):
     worker = start(slow_engine)
     finish, away = worker.store.finish, threading.Event()
