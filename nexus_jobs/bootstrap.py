@@ -12,10 +12,12 @@ from nexus_jobs.adapters import schema
 from nexus_jobs.adapters.celery_tickets import RINGING, CeleryTickets, celery_app
 from nexus_jobs.adapters.engines.build import load_tokenizer
 from nexus_jobs.adapters.memory_cache import MemoryCache
+from nexus_jobs.adapters.memory_loads import MemoryLoads
 from nexus_jobs.adapters.memory_queue import MemorySignals, MemoryTickets
 from nexus_jobs.adapters.memory_store import MemoryStore
 from nexus_jobs.adapters.redis_cache import RedisCache
 from nexus_jobs.adapters.redis_link import RedisLink
+from nexus_jobs.adapters.redis_loads import RedisLoads
 from nexus_jobs.adapters.redis_signals import RedisSignals
 from nexus_jobs.adapters.sql_store import SqlStore
 from nexus_jobs.bulk_service import BulkService
@@ -28,13 +30,22 @@ from nexus_jobs.execution import Settlement
 from nexus_jobs.exposition import Exposition
 from nexus_jobs.intake import Catalog, Intake
 from nexus_jobs.models import ModelConfig, load_models
-from nexus_jobs.ports import BulkStore, FleetStore, JobStore, ResultCache, Signals, TicketQueue
+from nexus_jobs.ports import (
+    BulkStore,
+    FleetStore,
+    JobStore,
+    LiveLoads,
+    ResultCache,
+    ScheduleStore,
+    Signals,
+    TicketQueue,
+)
 from nexus_jobs.service import JobService
 from nexus_jobs.waiting import EndedWatch
 
 
-class Store(JobStore, BulkStore, FleetStore, Protocol):
-    """One database answers all three store ports."""
+class Store(JobStore, BulkStore, FleetStore, ScheduleStore, Protocol):
+    """One database answers all store ports."""
 
     def close(self) -> None: ...
 
@@ -48,6 +59,7 @@ class Platform:
     tickets: TicketQueue
     cache: TieredCache
     signals: Signals
+    loads: LiveLoads
     probes: dict[str, Callable[[], str | None]]
 
     def close(self) -> None:
@@ -106,6 +118,7 @@ def connect(settings: Settings, *, answers: bool = True) -> Platform:
         ),
         cache=_cache(settings, store, results, answers=answers),
         signals=RedisSignals(queue),
+        loads=RedisLoads(queue),
         probes={
             "database": partial(_database_trouble, store),
             "redis": partial(_redis_trouble, queue),
@@ -124,6 +137,7 @@ def connect_memory(models: Sequence[ModelConfig], settings: Settings | None = No
         tickets=MemoryTickets(),
         cache=_cache(settings, store, None, answers=True),
         signals=MemorySignals(),
+        loads=MemoryLoads(),
         probes={"database": lambda: None, "redis": lambda: None},
     )
 

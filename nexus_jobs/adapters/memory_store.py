@@ -7,22 +7,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from nexus_jobs.adapters.memory_fleet import MemoryFleet
 from nexus_jobs.adapters.memory_jobs import MemoryJobs, StoredBulk
 from nexus_jobs.adapters.transitions import BULK_SOURCES
 from nexus_jobs.errors import Conflict
-from nexus_jobs.fleet import WorkerReport
 from nexus_jobs.job import Bulk, BulkProgress, BulkState, Job, NewJob
-from nexus_jobs.models import ModelConfig
 from nexus_jobs.states import Event, State, sources
 
 
-class MemoryStore(MemoryJobs):
-    """JobStore, BulkStore and FleetStore in one process; nothing outlives it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._models: list[ModelConfig] = []
-        self._workers: dict[str, WorkerReport] = {}
+class MemoryStore(MemoryFleet, MemoryJobs):
+    """All stores in one process; nothing outlives it."""
 
     def close(self) -> None:
         """There is nothing to close; stores on a database have connections."""
@@ -107,30 +101,6 @@ class MemoryStore(MemoryJobs):
                 for bulk_id, stored in self._bulks.items()
                 if stored.bulk.state is BulkState.IMPORTING and stored.touched_at <= since
             ]
-
-    def sync_models(self, registered: Sequence[ModelConfig]) -> None:
-        with self._lock:
-            self._models = list(registered)
-
-    def models(self) -> list[ModelConfig]:
-        with self._lock:
-            return list(self._models)
-
-    def report(self, worker: WorkerReport) -> None:
-        with self._lock:
-            self._workers[worker.id] = replace(worker, seen_at=time.time())
-
-    def retire(self, worker_id: str, pid: int) -> None:
-        with self._lock:
-            worker = self._workers.get(worker_id)
-            if worker is not None and worker.pid == pid:
-                del self._workers[worker_id]
-
-    def workers(self, *, max_age: float) -> list[WorkerReport]:
-        with self._lock:
-            since = time.time() - max_age
-            seen = [worker for worker in self._workers.values() if worker.seen_at >= since]
-        return sorted(seen, key=lambda worker: worker.id)
 
     def _rows(self, bulk_id: str) -> list[Job]:
         stored = self._bulks.get(bulk_id)

@@ -144,17 +144,64 @@ models = Table(
     Column("name", Id, primary_key=True),
     Column("position", Integer, nullable=False, comment="its place in the models file"),
     Column("config", Json, nullable=False),
+    Column("version", Integer, nullable=False, server_default="1"),
+    Column("origin", Text, nullable=False, server_default="file"),
+    Column("wanted", Text, nullable=False, server_default="auto"),
+    Column("registered_at", Double, nullable=False, server_default="0"),
+    Column("measured", Json),
+)
+
+model_versions = Table(
+    "model_versions",
+    metadata,
+    Column("name", Id, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("config", Json, nullable=False),
+    Column("registered_at", Double, nullable=False),
 )
 
 workers = Table(
     "workers",
     metadata,
     Column("id", Id, primary_key=True),
-    Column("host", Text, nullable=False),
     Column("pid", Integer, nullable=False),
-    Column("device", Text, nullable=False),
-    Column("models", Json, nullable=False),
+    Column("report", Text, nullable=False),
     Column("seen_at", Double, nullable=False),
+)
+
+leaders = Table(
+    "leaders",
+    metadata,
+    Column("role", Id, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("expires_at", Double, nullable=False),
+)
+
+assignments = Table(
+    "assignments",
+    metadata,
+    Column("worker", Id, primary_key=True),
+    Column("model", Id, primary_key=True),
+    Column("since", Double, nullable=False),
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("model", Id, nullable=False),
+    Column("worker", Id, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+recommendations = Table(
+    "recommendations",
+    metadata,
+    Column("model", Id, primary_key=True),
+    Column("replicas", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
 )
 
 

@@ -15,11 +15,13 @@ from nexus_jobs.chaos.history import History
 from nexus_jobs.chaos.talks import TALKS, Talk
 
 CLIENTS: Final = 96
+CATCH_UP_SECONDS: Final = 30.0
+"""What clients missed because all were waiting is made up for, from so long ago at most."""
 _WEIGHTS: Final = [weight for *_, weight in TALKS]
 
 
 class Offer:
-    """`rate` jobs a second, unless the clients are all busy being patient."""
+    """`rate` jobs a second; what is missed while all clients are busy follows after it."""
 
     def __init__(self, url: str, history: History, *, rate: float, seed: int) -> None:
         self._url = url
@@ -60,6 +62,5 @@ class Offer:
             first, due = self.offered, self._due
             [(talk, size, _)] = self._chance.choices(TALKS, _WEIGHTS)
             self.offered += size
-            # what was missed while all clients were busy is not made up for
-            self._due = max(due, time.monotonic() - 1.0) + size / self._rate
+            self._due = max(due, time.monotonic() - CATCH_UP_SECONDS) + size / self._rate
         return talk, range(first, first + size), due
