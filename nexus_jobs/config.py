@@ -95,6 +95,17 @@ class WorkerSettings(Section):
 
 class SchedulerSettings(Section):
     interval_seconds: float = Field(1.0, gt=0)
+    """From one round of repairs, and of decisions, to the next."""
+    leader_seconds: float = Field(5.0, gt=0)
+    """How long another scheduler waits for the one that decides to be heard of again."""
+    slo_seconds: float = Field(30.0, gt=0)
+    """Within this time a model's backlog should be worked off."""
+    dwell_seconds: float = Field(60.0, ge=0)
+    """How long a model stays on a worker at least."""
+    idle_seconds: float | None = Field(None, gt=0)
+    """A model without work for so long is unloaded; None: only when its room is needed."""
+    retry_seconds: float = Field(300.0, ge=0)
+    """Rest before a model that failed to load is tried on the same worker again."""
     import_timeout_seconds: float = Field(120.0, gt=0)
     """A bulk import that adds no row for so long is given up."""
 

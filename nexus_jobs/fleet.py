@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from nexus_jobs.models import ModelConfig
+
+LOAD_SECONDS: Final = 30.0
+"""Assumed until a load has been measured; a few GB from a disk, and warm-up."""
+TOKENS_PER_JOB: Final = 128.0
+"""Assumed until a job has ended; what a job generates at most by default."""
 
 
 class ModelState(StrEnum):
@@ -60,6 +66,11 @@ class RegisteredModel:
     def name(self) -> str:
         return self.config.name
 
+    @property
+    def load_seconds(self) -> float:
+        """How long a load will take, as far as is known."""
+        return self.measured.load_seconds if self.measured else LOAD_SECONDS
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activity:
@@ -90,6 +101,13 @@ class ServedModel:
     healthy_at: float | None = None
     """When it last generated something, in seconds since the epoch."""
     activity: Activity = Activity()
+
+
+def tokens_per_job(served: Iterable[ServedModel]) -> float:
+    """The mean length of an answer, or a guess as long as none has ended."""
+    activities = [one.activity for one in served]
+    ended = sum(activity.ended for activity in activities)
+    return sum(activity.tokens for activity in activities) / ended if ended else TOKENS_PER_JOB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,9 +157,13 @@ class Decision:
     at: float = 0.0
 
 
+WHOLE_FLEET: Final = "*"
+"""Stands for all models together, where a recommendation names a model."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommendation:
-    """How many workers a model should have, as far as its load goes."""
+    """How many workers a model, or the whole fleet, should have for its load."""
 
     model: str
     replicas: int

@@ -71,6 +71,11 @@ class ModelConfig(Section):
     """Prompt tokens that a step takes in beside the rows that run; None is the engine's choice."""
     max_sequence_length: int = Field(2048, ge=8)
     """Prompt and answer together, in tokens."""
+    min_workers: int = Field(0, ge=0)
+    """Workers that serve it at least, whether there is work or not."""
+    max_workers: int | None = Field(None, ge=1)
+    pinned_to: tuple[str, ...] = ()
+    """Workers that always serve it, by name: `w1`, or `w1@host`."""
     warmup: bool = True
     """Run a short prompt before the first job, so that it meets a warm engine."""
     reproducible: bool = False

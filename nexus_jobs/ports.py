@@ -119,6 +119,12 @@ class JobStore(Protocol):
     def backlog(self, models: Sequence[str], at_most: int) -> dict[str, int]:
         """How many jobs are ready to run, counted up to `at_most`, for those models with any."""
 
+    def arrivals(self, seconds: float) -> dict[str, int]:
+        """How many jobs were submitted one by one in the last `seconds`, by model."""
+
+    def position(self, job: Job, at_most: int) -> int:
+        """How many queued jobs of its model come before a queued job, counted up to `at_most`."""
+
     def counts(self) -> dict[tuple[str, State], int]:
         """How many jobs are queued or running, by model and state."""
 
@@ -204,6 +210,9 @@ class FleetStore(Protocol):
 
 class ScheduleStore(Protocol):
     """Which worker is to serve which model, and why."""
+
+    def clock(self) -> float:
+        """The store's clock, in seconds since the epoch."""
 
     def lead(self, holder: str, *, seconds: float) -> bool:
         """Become or stay the one scheduler that decides, for so long; whether that succeeded."""

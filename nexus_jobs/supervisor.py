@@ -144,6 +144,8 @@ class Supervisor:
         self._emit = _one_at_a_time(emit)
         self._backoff = backoff or Backoff()
         self._running: list[_Running] = []
+        self._leaving: list[tuple[_Running, float]] = []
+        """Those that were let go, and when (monotonic seconds)."""
         self._asked = 0
         """How often we were asked to stop. Not an Event: setting one inside a signal handler can
         deadlock with the wait that the signal interrupted."""
@@ -173,17 +175,34 @@ class Supervisor:
         the thread that starts them."""
         self._running.append(_Running(child, self._emit))
 
+    def let_go(self, name: str) -> None:
+        """Have a child drain and end while the others go on."""
+        (chosen,) = (running for running in self._running if running.child.name == name)
+        self._running.remove(chosen)
+        chosen.terminate()
+        self._leaving.append((chosen, monotonic()))
+
     def watch(self, until: Callable[[], bool] = lambda: False) -> bool:
         """Restart what dies until `until()` is true; False if asked to stop before that."""
         while not self._asked:
             for running in self._running:
                 running.revive(self._backoff)
+            self._see_off()
             if until():
                 return True
             sleep(_TICK)
         return False
 
+    def _see_off(self) -> None:
+        """End those that were let go and have ended, or whose grace is over."""
+        for leaving, since in self._leaving:
+            if not leaving.alive or monotonic() >= since + leaving.child.grace:
+                leaving.end(since, hurried=lambda: False)
+        self._leaving = [(leaving, since) for leaving, since in self._leaving if leaving.alive]
+
     def _drain(self) -> None:
+        for leaving, since in self._leaving:
+            leaving.end(since, hurried=lambda: self._asked > 1)
         for order in sorted({running.child.drain for running in self._running}):
             group = [running for running in self._running if running.child.drain == order]
             since = monotonic()

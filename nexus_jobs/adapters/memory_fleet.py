@@ -112,6 +112,9 @@ class MemoryFleet:
             seen = [worker for worker in self._workers.values() if worker.seen_at >= since]
         return sorted(seen, key=lambda worker: worker.id)
 
+    def clock(self) -> float:
+        return time.time()
+
     def lead(self, holder: str, *, seconds: float) -> bool:
         with self._fleet_lock:
             if self._leader != holder and time.time() <= self._leads_until:

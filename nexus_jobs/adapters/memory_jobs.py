@@ -182,6 +182,28 @@ class MemoryJobs:
             )
         return {model: min(ready[model], at_most) for model in models if ready[model]}
 
+    def arrivals(self, seconds: float) -> dict[str, int]:
+        with self._lock:
+            since = time.time() - seconds
+            return dict(
+                Counter(
+                    job.request.model
+                    for job in self._jobs.values()
+                    if job.submitted_at >= since and job.bulk_id is None
+                )
+            )
+
+    def position(self, job: Job, at_most: int) -> int:
+        with self._lock:
+            place = (job.due_at, job.id)
+            model = job.request.model
+            queued = [
+                one
+                for one in self._in_state(Event.CLAIM)
+                if one.request.model == model and one.suspect == job.suspect
+            ]
+        return min(at_most, sum((one.due_at, one.id) < place for one in queued))
+
     def counts(self) -> dict[tuple[str, State], int]:
         with self._lock:
             unfinished = (job for job in self._jobs.values() if not job.ended)

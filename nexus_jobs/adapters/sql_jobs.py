@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Final
+from uuid import UUID
 
-from sqlalchemy import Connection, Select, func, literal, select, union_all, update
+from sqlalchemy import (
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    func,
+    literal,
+    select,
+    tuple_,
+    union_all,
+    update,
+)
 
-from nexus_jobs.adapters.database import Database, database_now
+from nexus_jobs.adapters.database import Database, database_now, now
 from nexus_jobs.adapters.idempotency import standing_ids
 from nexus_jobs.adapters.row_insert import RowInsert
 from nexus_jobs.adapters.sql_keys import keep_keys
@@ -37,6 +50,15 @@ _UNFINISHED = union_all(
         for state in (State.QUEUED, State.RUNNING)
     )
 )
+# ids sort by time, so that their index finds the latest; clients' clocks may be a little behind
+_ARRIVALS = (
+    select(jobs.c.model, func.count())
+    .where(jobs.c.id >= bindparam("first"))
+    .where(jobs.c.submitted_at >= bindparam("since"), jobs.c.bulk_id.is_(None))
+    .group_by(jobs.c.model)
+)
+CLOCKS_APART: Final = 5.0
+"""Seconds by which the clocks of API hosts may be behind the database's for jobs to be counted."""
 
 
 class SqlJobs:
@@ -87,6 +109,23 @@ class SqlJobs:
         with self._database.read() as connection:
             return {model: count for model, count in connection.execute(statement) if count}
 
+    def arrivals(self, seconds: float) -> dict[str, int]:
+        with self._database.read() as connection:
+            since = now(connection) - seconds
+            rows = connection.execute(_ARRIVALS, {"since": since, "first": _id_at(since)})
+            return dict(rows.all())
+
+    def position(self, job: Job, at_most: int) -> int:
+        before = and_(
+            jobs.c.model == job.request.model,
+            jobs.c.suspect.is_(job.suspect),  # those have a queue of their own
+            is_state([State.QUEUED]),
+            tuple_(jobs.c.due_at, jobs.c.id) < (job.due_at, job.id),
+        )
+        some = select(jobs.c.id).where(before).limit(at_most).subquery()
+        with self._database.read() as connection:
+            return connection.scalars(select(func.count()).select_from(some)).one()
+
     def counts(self) -> dict[tuple[str, State], int]:
         with self._database.read() as connection:
             rows = connection.execute(_UNFINISHED)
@@ -108,6 +147,12 @@ class SqlJobs:
         )
         with self._database.read() as connection:
             return {row.fingerprint: result_of(row) for row in connection.execute(statement)}
+
+
+def _id_at(seconds: float) -> str:
+    """The least id that a host may have made at that time."""
+    milliseconds = int((seconds - CLOCKS_APART) * 1000)
+    return str(UUID(int=max(0, milliseconds) << 80))
 
 
 def _ready(model: str, at_most: int) -> Select[str, int]:

@@ -24,6 +24,10 @@ class SqlSchedule:
 
     _database: Database
 
+    def clock(self) -> float:
+        with self._database.read() as connection:
+            return now(connection)
+
     def lead(self, holder: str, *, seconds: float) -> bool:
         with self._database.write() as connection:
             dialect = sqlite if connection.dialect.name == "sqlite" else postgresql

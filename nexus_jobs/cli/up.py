@@ -6,11 +6,14 @@ import itertools
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
+from nexus_jobs.autoscaling import Autoscaler
+from nexus_jobs.cli.local_workers import LocalWorkers
 from nexus_jobs.cli.models import WITHOUT_WEIGHTS
 from nexus_jobs.cli.options import DataDir, Host, Port
 from nexus_jobs.cli.preflight import check_host, check_ports, locked
@@ -33,9 +36,16 @@ def up(
     port: Port = None,
     data_dir: DataDir = None,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    max_workers: Annotated[
+        int | None, typer.Option(min=1, help="Start more under load, up to so many.")
+    ] = None,
     models: Annotated[Path | None, typer.Option(help="The YAML file of models.")] = None,
 ) -> None:
     """Start everything: Valkey, database, API, workers and scheduler. Ctrl-C drains."""
+    if max_workers is not None and max_workers < workers:
+        raise typer.BadParameter(
+            f"must be at least --workers ({workers})", param_hint="max-workers"
+        )
     given = {"host": host, "port": port}
     paths = {"data_dir": data_dir, "models_file": models}
     settings = load_settings(
@@ -46,10 +56,11 @@ def up(
     check_host(settings.server.host)
     with locked(settings.data_dir) as ended_cleanly:
         check_ports(_ports(settings), patient=not ended_cleanly)
-        _run(settings, workers, listed)
+        scaler = Autoscaler(least=workers, most=max_workers or workers)
+        _run(settings, scaler, listed)
 
 
-def _run(settings: Settings, workers: int, models: Sequence[ModelConfig]) -> None:
+def _run(settings: Settings, scaler: Autoscaler, models: Sequence[ModelConfig]) -> None:
     from nexus_jobs import bootstrap
 
     emit = printer()
@@ -57,12 +68,16 @@ def _run(settings: Settings, workers: int, models: Sequence[ModelConfig]) -> Non
         if not settings.queue.redis_url:
             supervisor.start(valkey(settings))
         bootstrap.prepare(settings)
-        for child in roles(settings, workers):
+        _empty(_metrics_folder(settings))
+        for child in roles(settings, scaler.least):
             supervisor.start(child)
         if supervisor.watch(until=client.ready):
             for line in _whereabouts(settings, models):
                 emit(OURSELVES, line)
-            supervisor.watch()
+            with LocalWorkers(
+                supervisor, settings, scaler, partial(worker_role, settings)
+            ) as local:
+                supervisor.watch(until=local.adapt)
         emit(OURSELVES, "stopping; running rows are seen to their end (Ctrl-C again: at once)")
     emit(OURSELVES, "stopped")
 
@@ -99,6 +114,20 @@ def roles(settings: Settings, workers: int) -> list[Child]:
     The API is stopped first, so that nothing new comes in while the workers drain; the scheduler
     after them, so that what they hand back is seen to; Valkey last, since all of them use it.
     """
+    return [
+        _role(settings, "api", "api", drain=0, grace=STOP_SECONDS),
+        *(worker_role(settings, number) for number in range(1, workers + 1)),
+        _role(settings, "scheduler", "scheduler", drain=2, grace=0),
+    ]
+
+
+def worker_role(settings: Settings, number: int) -> Child:
+    """One of the workers; they count from 1."""
+    name, grace = f"w{number}", settings.worker.grace_seconds
+    return _role(settings, name, "worker", "--name", name, drain=1, grace=grace)
+
+
+def _role(settings: Settings, name: str, *arguments: str, drain: int, grace: float) -> Child:
     env = {
         "NEXUS_DATA_DIR": str(settings.data_dir.absolute()),
         "NEXUS_MODELS_FILE": str(settings.models_file.absolute()),
@@ -106,29 +135,22 @@ def roles(settings: Settings, workers: int) -> list[Child]:
         "NEXUS_SERVER__PORT": str(settings.server.port),
         "NEXUS_SERVER__ONE_CORE": str(settings.server.one_core is not False),
         "PYTHONUNBUFFERED": "1",
+        SHARED_FOLDER: str(_metrics_folder(settings)),
     }
-    env[SHARED_FOLDER] = str(_empty_folder(settings.data_dir.absolute() / "metrics"))
     if sys.stdout.isatty():
         env["FORCE_COLOR"] = "1"  # their output is a pipe to us, and ours a terminal
-
-    def child(name: str, *arguments: str, drain: int, grace: float) -> Child:
-        command = [sys.executable, "-m", "nexus_jobs.cli", *arguments]
-        return Child(name=name, command=command, env=env, drain=drain, grace=grace + _MARGIN)
-
-    names = [f"w{number}" for number in range(1, workers + 1)]
-    grace = settings.worker.grace_seconds
-    return [
-        child("api", "api", drain=0, grace=STOP_SECONDS),
-        *(child(name, "worker", "--name", name, drain=1, grace=grace) for name in names),
-        child("scheduler", "scheduler", drain=2, grace=0),
-    ]
+    command = [sys.executable, "-m", "nexus_jobs.cli", *arguments]
+    return Child(name=name, command=command, env=env, drain=drain, grace=grace + _MARGIN)
 
 
-def _empty_folder(folder: Path) -> Path:
+def _metrics_folder(settings: Settings) -> Path:
+    return settings.data_dir.absolute() / "metrics"
+
+
+def _empty(folder: Path) -> None:
     """For the metrics of this run; counters begin at 0 when the platform starts."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    return folder
 
 
 def printer() -> Emit:
