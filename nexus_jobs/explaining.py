@@ -96,11 +96,8 @@ def _not_ready(model: RegisteredModel, around: Surroundings) -> tuple[Reason, st
     if failures:
         return Reason.FAILED, f"the model could not be loaded: {failures[0]}", None
     if around.loading_since:
-        return (
-            Reason.LOADING,
-            "no worker has the model: a load has been ordered",
-            model.load_seconds,
-        )
+        detail = "no worker has the model: a load has been ordered"
+        return Reason.LOADING, detail, model.load_seconds
     return Reason.NOT_LOADED, "no worker has the model: the scheduler will find it a place", None
 
 

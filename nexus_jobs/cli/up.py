@@ -74,9 +74,8 @@ def _run(settings: Settings, scaler: Autoscaler, models: Sequence[ModelConfig]) 
         if supervisor.watch(until=client.ready):
             for line in _whereabouts(settings, models):
                 emit(OURSELVES, line)
-            with LocalWorkers(
-                supervisor, settings, scaler, partial(worker_role, settings)
-            ) as local:
+            start = partial(worker_role, settings)
+            with LocalWorkers(supervisor, settings, scaler, start) as local:
                 supervisor.watch(until=local.adapt)
         emit(OURSELVES, "stopping; running rows are seen to their end (Ctrl-C again: at once)")
     emit(OURSELVES, "stopped")
