@@ -1,10 +1,247 @@
-"""Decides which models each worker should run: a snapshot of the fleet in, a plan out."""
+"""Decides which models each worker should run: a snapshot of the fleet in, a plan out.
+
+What a model needs is what arrives, with some spare, and what works off its backlog in time. Room
+that is free is always used, so that where everything fits, everything is loaded everywhere and
+nothing ever moves. A model that is short gets a seat of the model that is best off, if that one
+stays better off by far, and if the queue would last longer than the load takes. That is max-min
+fairness with a price on moves (application placement, see Tang et al., WWW 2007).
+"""
 
 from __future__ import annotations
 
-from nexus_jobs.placement import Fleet, Plan, Policy
+from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
+from math import ceil, inf, isfinite
+from typing import Final
+
+from nexus_jobs.placement import Fleet, Move, Plan, Policy, Recommendation
+from nexus_jobs.seating import Guest, Seating, Table
+
+TRIES: Final = 2
+"""A model that fails on so many workers and is ready on none is itself to blame, and rests."""
 
 
 def rebalance(fleet: Fleet, policy: Policy) -> Plan:
     """What to load and unload now. The same snapshot always gives the same plan."""
-    raise NotImplementedError
+    decision = _Decision(fleet, policy)
+    decision.clear()
+    decision.pin()
+    decision.fill()
+    decision.share()
+    recommendations = [_recommend(guest, policy) for guest in decision.seating.guests.values()]
+    return Plan(
+        moves=decision.moves,
+        recommendations=recommendations,
+        total_workers=_total(decision.seating, recommendations),
+        blocked=decision.blocked,
+    )
+
+
+class _Decision:
+    """Collects the moves, in the order in which the seats become free and are taken."""
+
+    def __init__(self, fleet: Fleet, policy: Policy) -> None:
+        self.seating = Seating(fleet, policy)
+        self.moves: list[Move] = []
+        self.blocked: dict[str, str] = {}
+        self._policy = policy
+        self._loadable = [g for g in self.seating.guests.values() if self._worth_a_try(g)]
+        self._loadable.sort(key=lambda guest: (guest.memory, guest.name))
+
+    def _worth_a_try(self, guest: Guest) -> bool:
+        demand, limit = guest.demand, self._policy.idle_seconds
+        if demand.wanted == "unloaded":
+            return False
+        if not _may_have_more(guest) and not guest.tables:
+            self._block(guest, f"it failed to load on {guest.failed} workers and rests")
+        return guest.busy or guest.floor > 0 or limit is None or demand.idle_seconds < limit
+
+    def clear(self) -> None:
+        """Unload what nobody wants any more, what is idle, and what is too many."""
+        for name, table in self.seating.unknown:
+            if not table.worker.fixed:
+                self.moves.append(Move("unload", name, table.id, f"{name} is not registered"))
+        for guest in self.seating.guests.values():
+            for table, reason in list(self._superfluous(guest)):
+                self._unload(guest, table, reason)
+
+    def _superfluous(self, guest: Guest) -> Iterator[tuple[Table, str]]:
+        demand, limit = guest.demand, self._policy.idle_seconds
+        free = [table for table in guest.tables if not table.worker.fixed]
+        if demand.wanted == "unloaded":
+            yield from ((table, f"{guest.name} is to be unloaded") for table in free)
+        elif limit is not None and not guest.busy and demand.idle_seconds >= limit:
+            reason = f"{guest.name} has had no job for {demand.idle_seconds:.0f} s"
+            leaving = [table for table in free if self.seating.may_leave(guest, table)]
+            yield from ((table, reason) for table in leaving[guest.floor :])
+        elif len(guest.tables) > guest.most:
+            excess = len(guest.tables) - int(guest.most)
+            reason = f"{guest.name} may have {guest.most} replicas and has {len(guest.tables)}"
+            leaving = [table for table in free if table.id not in demand.pinned]
+            leaving.sort(key=lambda table: -table.load)
+            yield from ((table, reason) for table in leaving[:excess])
+
+    def pin(self) -> None:
+        """Put models where a person wants them, whoever has to leave for it."""
+        tables = {table.id: table for table in self.seating.tables}
+        for guest in self._loadable:
+            for worker in sorted(guest.demand.pinned & tables.keys()):
+                table = tables[worker]
+                if not self.seating.may_sit(guest, table):
+                    continue
+                if table.fits(guest) or self._make_room(guest, table):
+                    self._load(guest, table, f"{guest.name} is pinned to {worker}")
+                else:
+                    self._block(guest, f"nothing may leave {worker}, to which it is pinned")
+
+    def _make_room(self, guest: Guest, table: Table) -> bool:
+        for first in list(table.held.values()):
+            if self.seating.may_leave(first, table):
+                leaving = self.seating.victims(guest, table, first, inf)
+                if leaving is not None:
+                    self._evict(leaving, guest, table)
+                    return True
+        return False
+
+    def fill(self) -> None:
+        """Use the room that is free, for the model that gains most."""
+        for table in self.seating.tables:
+            while (guest := self._next_for(table)) is not None:
+                count = len(guest.tables)
+                reason = f"{table.id} has room, and {guest.name} is on {count} workers"
+                self._load(guest, table, reason)
+
+    def _next_for(self, table: Table) -> Guest | None:
+        best: Guest | None = None
+        if table.places < 1 or table.worker.fixed:
+            return None
+        for guest in self._loadable:
+            if guest.memory > table.room:
+                break
+            if (
+                guest.name not in table.held
+                and (best is None or _urgency(guest) > _urgency(best))
+                and _may_have_more(guest)
+                and self.seating.may_sit(guest, table)
+            ):
+                best = guest
+        return best
+
+    def share(self) -> None:
+        """Give seats of models that are well off to those that are short, the worst off first."""
+        short = [guest for guest in self._loadable if self._is_short(guest)]
+        queue = [(*(-value for value in _urgency(guest)), guest.name) for guest in short]
+        heapify(queue)
+        while queue:
+            guest = self.seating.guests[heappop(queue)[-1]]
+            if self._grant(guest):
+                if self._is_short(guest):
+                    heappush(queue, (*(-value for value in _urgency(guest)), guest.name))
+            elif not guest.tables and guest.busy:
+                self._block(guest, "no worker can make room for it")
+
+    def _is_short(self, guest: Guest) -> bool:
+        """Whether it lacks capacity for longer than a load takes."""
+        if not _may_have_more(guest) or (guest.failed and not guest.ready):
+            return False
+        if len(guest.tables) < guest.floor:
+            return True
+        if not guest.tables:
+            return guest.busy
+        pressure = guest.pressure
+        if pressure <= 1:
+            return False
+        gets = guest.need / pressure
+        spare = gets - guest.arriving * self._policy.utilisation
+        return guest.arriving >= gets or guest.backlog > spare * guest.demand.load_seconds
+
+    def _grant(self, guest: Guest) -> bool:
+        """One seat more for the model; False if nobody can spare one."""
+        must = len(guest.tables) < max(1, guest.floor)
+        limit = inf if must else guest.pressure / (1 + self._policy.hysteresis)
+        for donor in self._donors(limit):
+            for table in sorted(donor.tables, key=lambda table: (table.load, table.id)):
+                if not self._may_swap(guest, donor, table, limit):
+                    continue
+                leaving = self.seating.victims(guest, table, donor, limit)
+                if leaving is not None:
+                    reason = _shortage(guest)
+                    self._evict(leaving, guest, table)
+                    self._load(guest, table, reason)
+                    return True
+        return False
+
+    def _donors(self, limit: float) -> list[Guest]:
+        donors = [g for g in self.seating.guests.values() if g.tables and g.pressure <= limit]
+        return sorted(donors, key=lambda g: (g.busy, g.pressure, g.name))
+
+    def _may_swap(self, guest: Guest, donor: Guest, table: Table, limit: float) -> bool:
+        return (
+            table.load <= limit
+            and self.seating.may_sit(guest, table)
+            and self.seating.may_leave(donor, table)
+            and self.seating.pressure_without(donor, table) <= limit
+        )
+
+    def _evict(self, leaving: list[Guest], guest: Guest, table: Table) -> None:
+        for other in leaving:
+            left = len(other.tables) - 1
+            reason = (
+                f"makes room for {guest.name}; {other.name} needs {other.need:.2f} workers "
+                f"and stays on {left}"
+            )
+            self._unload(other, table, reason)
+
+    def _load(self, guest: Guest, table: Table, reason: str) -> None:
+        self.seating.sit(guest, table)
+        self.moves.append(Move("load", guest.name, table.id, reason))
+
+    def _unload(self, guest: Guest, table: Table, reason: str) -> None:
+        self.seating.leave(guest, table)
+        self.moves.append(Move("unload", guest.name, table.id, reason))
+
+    def _block(self, guest: Guest, reason: str) -> None:
+        if guest.demand.queued:
+            self.blocked[guest.name] = reason
+
+
+def _may_have_more(guest: Guest) -> bool:
+    suspect = guest.failed and not guest.ready and guest.failed + len(guest.tables) >= TRIES
+    return len(guest.tables) < guest.most and not suspect
+
+
+def _urgency(guest: Guest) -> tuple[float, float]:
+    return (guest.pressure, guest.demand.oldest_wait or 0.0)
+
+
+def _shortage(guest: Guest) -> str:
+    demand = guest.demand
+    gets = guest.need / guest.pressure
+    return (
+        f"{guest.name} needs {guest.need:.2f} workers and gets {gets:.2f}: "
+        f"{demand.queued} jobs wait (the oldest {demand.oldest_wait or 0:.0f} s), "
+        f"{demand.arrival:.2f} a second arrive"
+    )
+
+
+def _recommend(guest: Guest, policy: Policy) -> Recommendation:
+    demand = guest.demand
+    limit = inf if policy.idle_seconds is None else policy.idle_seconds
+    in_use = demand.queued or demand.running or demand.idle_seconds < limit
+    needed = max(1, ceil(guest.arriving + guest.waiting)) if in_use else 0
+    replicas = int(min(guest.most, max(guest.floor, needed)))
+    if demand.wanted == "unloaded":
+        replicas = 0
+    return Recommendation(guest.name, replicas, guest.arriving, guest.waiting)
+
+
+def _total(seating: Seating, recommendations: list[Recommendation]) -> int:
+    """Workers for all of that together: for their work, and for their memory."""
+    kept = [each for each in recommendations if each.replicas]
+    work = sum(each.arriving + each.waiting for each in kept)
+    memory = sum(seating.guests[each.model].memory for each in kept)
+    sizes = [table.worker.memory_mb for table in seating.tables]
+    size = sum(sizes) / len(sizes) if sizes else inf
+    by_memory = memory / size if isfinite(size) and size else 0.0
+    largest = max((each.replicas for each in kept), default=0)
+    return max(ceil(work), ceil(by_memory), largest)

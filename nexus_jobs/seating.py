@@ -1,0 +1,201 @@
+"""The working copy in which a rebalancing is tried out: who sits where, and how busy that makes
+each worker.
+
+Loads are estimated as if each model spread its need over its seats to even them out: first
+equally, then once more in proportion to the room that this would leave (two rounds of
+proportional fitting). A model's *pressure* is the mean load of the workers that it sits on, so
+it is over 1 where those cannot give what is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import inf
+from typing import Final
+
+from nexus_jobs.fleet import ModelState
+from nexus_jobs.placement import Demand, Fleet, Policy, Seat, WorkerLoad
+
+LEAST_NEED: Final = 1e-3
+"""A worker's worth; lets models without jobs be compared by their seats."""
+
+
+class Table:
+    """A worker with the models that are to be on it."""
+
+    __slots__ = ("held", "id", "load", "places", "room", "spread", "worker")
+
+    def __init__(self, worker: WorkerLoad) -> None:
+        self.id = worker.id
+        self.worker = worker
+        self.held: dict[str, Guest] = {}
+        self.room = worker.memory_mb
+        self.places = inf if worker.max_models is None else worker.max_models
+        self.load = self.spread = 0.0
+
+    def fits(self, guest: Guest) -> bool:
+        return guest.memory <= self.room and self.places >= 1
+
+
+class Guest:
+    """A model with its needs, in workers' worths, and the tables it sits at."""
+
+    __slots__ = (
+        "arriving", "backlog", "busy", "demand", "failed", "floor", "load", "memory", "name",
+        "need", "ready", "speed", "tables", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, demand: Demand, policy: Policy) -> None:
+        self.demand = demand
+        self.name = demand.model
+        self.memory = demand.memory_mb
+        per_job = demand.tokens_per_job / demand.tokens_per_second
+        self.backlog = demand.queued * per_job
+        """Seconds of one worker."""
+        self.arriving = demand.arrival * per_job / policy.utilisation
+        self.waiting = self.backlog / policy.slo_seconds
+        self.need = max(LEAST_NEED, self.arriving + self.waiting)
+        wanted = 1 if demand.wanted == "loaded" else 0
+        self.floor = max(wanted, demand.min_replicas, len(demand.pinned))
+        soon = demand.arrival * demand.load_seconds >= 1
+        self.busy = demand.queued > 0 or demand.running > 0 or soon
+        """It has jobs, or expects some before it could be back."""
+        self.tables: list[Table] = []
+        self.ready = self.failed = 0
+        self.speed = self.load = 0.0
+
+    @property
+    def pressure(self) -> float:
+        return self.load / self.speed if self.tables else inf
+
+    @property
+    def most(self) -> float:
+        return inf if self.demand.max_replicas is None else self.demand.max_replicas
+
+
+class Seating:
+    """Every model's seats and every worker's load; changes keep the estimates roughly right."""
+
+    def __init__(self, fleet: Fleet, policy: Policy) -> None:
+        self.now = fleet.now
+        self.policy = policy
+        self.guests = {demand.model: Guest(demand, policy) for demand in fleet.demands}
+        self.tables = [Table(worker) for worker in fleet.workers]
+        self.unknown: list[tuple[str, Table]] = []
+        """Models on workers that nobody asks for any more."""
+        for table in self.tables:
+            self._seat_all(table)
+        self._weigh()
+
+    def _seat_all(self, table: Table) -> None:
+        for name, seat in table.worker.seats.items():
+            guest = self.guests.get(name)
+            if seat.state is ModelState.FAILED:
+                if guest is not None and self._rests(seat):
+                    guest.failed += 1
+            elif seat.state is not ModelState.DRAINING:
+                if guest is None:
+                    self.unknown.append((name, table))
+                    continue
+                table.held[name] = guest
+                table.room -= guest.memory
+                table.places -= 1
+                guest.tables.append(table)
+                guest.speed += table.worker.speed
+                guest.ready += seat.state is ModelState.READY
+
+    def _weigh(self) -> None:
+        share: dict[str, float] = {}
+        for guest in self.guests.values():
+            share[guest.name] = guest.need / guest.speed if guest.tables else 0.0
+        for table in self.tables:
+            table.spread = LEAST_NEED + sum([share[name] for name in table.held])
+        for guest in self.guests.values():
+            if guest.tables:
+                room = sum([table.worker.speed / table.spread for table in guest.tables])
+                share[guest.name] = guest.need / room
+        for table in self.tables:
+            table.load = sum([share[name] for name in table.held]) / table.spread
+        for guest in self.guests.values():
+            guest.load = sum([table.worker.speed * table.load for table in guest.tables])
+
+    def _rests(self, seat: Seat) -> bool:
+        return seat.since + self.policy.retry_seconds > self.now
+
+    def may_sit(self, guest: Guest, table: Table) -> bool:
+        """Whether the model may be put there, if there is room. Says nothing of the room."""
+        seat = table.worker.seats.get(guest.name)
+        return (
+            guest.name not in table.held
+            and not table.worker.fixed
+            and not (seat and seat.state is ModelState.FAILED and self._rests(seat))
+        )
+
+    def may_leave(self, guest: Guest, table: Table) -> bool:
+        """Whether nothing but its usefulness keeps the model there."""
+        seat = table.worker.seats.get(guest.name)
+        settled = seat is not None and seat.since + self.policy.dwell_seconds <= self.now
+        others = guest.ready - (seat is not None and seat.state is ModelState.READY)
+        return (
+            settled
+            and not table.worker.fixed
+            and table.id not in guest.demand.pinned
+            and len(guest.tables) > guest.floor
+            and (others > 0 or not guest.busy)
+        )
+
+    def pressure_without(self, guest: Guest, table: Table) -> float:
+        """The model's pressure once the rest of its seats have taken over its part there."""
+        if not guest.busy:
+            return 0.0
+        speed = table.worker.speed
+        if guest.speed <= speed:
+            return inf
+        part = guest.need / guest.speed
+        return (guest.load - speed * (table.load - part)) / (guest.speed - speed)
+
+    def sit(self, guest: Guest, table: Table) -> None:
+        speed = table.worker.speed
+        guest.load = (guest.load if guest.tables else guest.need) + speed * table.load
+        guest.tables.append(table)
+        guest.speed += speed
+        part = guest.need / guest.speed
+        for other in table.held.values():
+            other.load += speed * part
+        table.held[guest.name] = guest
+        table.load += part
+        table.room -= guest.memory
+        table.places -= 1
+
+    def leave(self, guest: Guest, table: Table) -> None:
+        speed = table.worker.speed
+        part = min(table.load, guest.need / guest.speed)
+        guest.load -= speed * (table.load - part)
+        guest.speed -= speed
+        guest.tables.remove(table)
+        guest.ready -= table.worker.seats[guest.name].state is ModelState.READY
+        del table.held[guest.name]
+        for other in table.held.values():
+            other.load -= speed * part
+        table.load -= part
+        table.room += guest.memory
+        table.places += 1
+
+    def victims(self, guest: Guest, table: Table, first: Guest, limit: float) -> list[Guest] | None:
+        """Who leaves so that `guest` fits, `first` among them; None if that is not possible.
+
+        Nobody's pressure may rise over `limit`.
+        """
+        room, places = table.room + first.memory, table.places + 1
+        leaving = [first]
+        for other in self._by_usefulness(table):
+            if room >= guest.memory and places >= 1:
+                break
+            if other is not first and self.pressure_without(other, table) <= limit:
+                leaving.append(other)
+                room, places = room + other.memory, places + 1
+        return leaving if room >= guest.memory and places >= 1 else None
+
+    def _by_usefulness(self, table: Table) -> Iterator[Guest]:
+        leaving: Iterable[Guest] = (g for g in table.held.values() if self.may_leave(g, table))
+        return iter(sorted(leaving, key=lambda g: (self.pressure_without(g, table), g.name)))
