@@ -13,6 +13,7 @@ from api.schemas import BatchDocument, JobPage, JobQuery, WaitQuery
 from nexus_jobs.bootstrap import Services
 from nexus_jobs.job import Job
 from nexus_jobs.ports import JobFilter
+from nexus_jobs.states import State
 from nexus_jobs.submission import BatchSubmission, Changes, Submission
 
 
@@ -29,7 +30,8 @@ def show(services: Services, query: WaitQuery, job_id: UUID) -> Response:
     job = services.jobs.get(str(job_id))
     if query.wait and not job.ended:
         [job] = services.jobs.wait([job.id], query.wait)
-    return json_response(job_document(job))
+    wait = services.standings.of(job) if job.state is State.QUEUED else None
+    return json_response(job_document(job, wait))
 
 
 def listing(services: Services, query: JobQuery) -> Response:

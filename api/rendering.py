@@ -9,8 +9,16 @@ from typing import Any
 import orjson
 from flask import Response
 
-from api.schemas import BulkDocument, ErrorDocument, JobDocument, ResultDocument, Timings
+from api.schemas import (
+    BulkDocument,
+    ErrorDocument,
+    JobDocument,
+    ResultDocument,
+    Timings,
+    WaitDocument,
+)
 from nexus_jobs.bulk_service import BulkStatus
+from nexus_jobs.explaining import Wait
 from nexus_jobs.job import Cached, Job, JobError, Result
 
 
@@ -24,7 +32,8 @@ def json_response(
     return Response(body, status, headers, mimetype)
 
 
-def job_document(job: Job) -> JobDocument:
+def job_document(job: Job, wait: Wait | None = None) -> JobDocument:
+    """The document of a job; what it waits for is told only to who asks for that one job."""
     return {
         "id": job.id,
         "object": "job",
@@ -39,6 +48,7 @@ def job_document(job: Job) -> JobDocument:
         "error": _error(job.error) if job.error else None,
         "cached": job.cached,
         "timings": _timings(job),
+        "waiting": _waiting(wait) if wait else None,
         "worker": job.worker,
         "bulk_id": job.bulk_id,
         "metadata": dict(job.request.metadata) if job.request.metadata is not None else None,
@@ -77,6 +87,15 @@ def _result(result: Result) -> ResultDocument:
 
 def _error(error: JobError) -> ErrorDocument:
     return {"code": error.code, "message": error.message, "trace": error.trace}
+
+
+def _waiting(wait: Wait) -> WaitDocument:
+    return {
+        "position": wait.position,
+        "reason": wait.reason,
+        "detail": wait.detail,
+        "estimated_start_seconds": wait.start_in,
+    }
 
 
 def _timings(job: Job) -> Timings:

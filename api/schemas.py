@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from nexus_jobs.bulk_service import Standing
+from nexus_jobs.explaining import Reason
 from nexus_jobs.job import Cached, FinishReason
 from nexus_jobs.states import State
 from nexus_jobs.submission import Generation
@@ -96,6 +97,18 @@ class Timings(TypedDict):
 
 
 @described
+class WaitDocument(TypedDict):
+    """What a queued job waits for."""
+
+    position: int
+    """How many of its model's jobs come before it, counted up to 10,000."""
+    reason: Reason
+    detail: str
+    estimated_start_seconds: float | None
+    """From now, by the rate at which workers take jobs at the moment; null if nobody can tell."""
+
+
+@described
 class JobDocument(TypedDict):
     id: Id
     object: Literal["job"]
@@ -111,6 +124,8 @@ class JobDocument(TypedDict):
     cached: Cached
     """The cache level that answered, or `no`."""
     timings: Timings
+    waiting: WaitDocument | None
+    """Told of a queued job that is asked for by itself."""
     worker: str | None
     bulk_id: Id | None
     metadata: dict[str, Any] | None

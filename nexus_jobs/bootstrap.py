@@ -41,6 +41,7 @@ from nexus_jobs.ports import (
     TicketQueue,
 )
 from nexus_jobs.service import JobService
+from nexus_jobs.standing import Standings
 from nexus_jobs.waiting import EndedWatch
 
 
@@ -76,6 +77,7 @@ class Services:
     jobs: JobService
     bulks: BulkService
     fleet: FleetStore
+    standings: Standings
     metrics: Exposition
     committer: Committer
     watch: EndedWatch
@@ -176,6 +178,12 @@ def services_on(platform: Platform) -> Services:
             signals=signals,
         ),
         fleet=store,
+        standings=Standings(
+            jobs=store,
+            fleet=store,
+            schedule=store,
+            reports=lambda: store.workers(max_age=settings.jobs.lease_seconds),
+        ),
         metrics=Exposition(store, settings.metrics.collection_interval),
         committer=committer,
         watch=watch,

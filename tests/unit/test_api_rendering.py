@@ -53,6 +53,7 @@ def test_a_queued_job_says_null_where_nothing_is_known_yet():
         "error": None,
         "cached": "no",
         "timings": {"queue_ms": None, "prefill_ms": None, "decode_ms": None, "total_ms": None},
+        "waiting": None,
         "worker": None,
         "bulk_id": None,
         "metadata": {"row": [1, None]},

@@ -60,7 +60,7 @@ def test_the_best_rate_is_remembered_for_a_while():
 
 def test_arrivals_are_foreseen_from_those_of_the_last_minutes():
     demands = Demands()
-    for second in range(300):
+    for second in range(1500):
         (demand,) = demands.observe(seen(float(second), arrived=2))
     assert demand.arrival == pytest.approx(2, rel=0.1)
 

@@ -29,7 +29,8 @@ def test_a_submitted_job_is_accepted_and_found_at_its_location(client: FlaskClie
     job = answer.json
     assert (job["state"], job["priority"], job["metadata"]) == ("queued", 2, {"n": 1})
     assert answer.headers["Location"].endswith(f"/api/v1/jobs/{job['id']}")
-    assert client.get(answer.headers["Location"]).json == job
+    found = client.get(answer.headers["Location"]).json
+    assert found | {"waiting": None} == job
 
 
 def test_a_chat_is_accepted_in_place_of_a_prompt(client: FlaskClient):
@@ -48,7 +49,21 @@ def test_an_ended_job_shows_its_result(client: FlaskClient, finish):
 
 def test_an_id_in_capitals_is_the_same_id(client: FlaskClient):
     job = submit(client)
-    assert client.get(f"/api/v1/jobs/{job['id'].upper()}").json == job
+    found = client.get(f"/api/v1/jobs/{job['id'].upper()}").json
+    assert found["id"] == job["id"]
+
+
+def test_a_queued_job_tells_what_it_waits_for_and_an_ended_one_does_not(
+    client: FlaskClient, finish
+):
+    submit(client)
+    job = submit(client, prompt="another")
+    waiting = client.get(f"/api/v1/jobs/{job['id']}").json["waiting"]
+    assert (waiting["position"], waiting["reason"]) == (1, "no_worker")
+    assert waiting["estimated_start_seconds"] is None
+    finish()
+    finish()
+    assert client.get(f"/api/v1/jobs/{job['id']}").json["waiting"] is None
 
 
 def test_waiting_is_over_as_soon_as_the_job_has_ended(client: FlaskClient, finish):
