@@ -9,7 +9,7 @@ from typing import Final
 
 from loadtests.batching_simulation import Outcome, Phase, SimulatedJob, arrivals
 from nexus_jobs.adapters.engines.simulated import SimulatedEngine
-from nexus_jobs.bootstrap import connect_memory, settlement_on
+from nexus_jobs.bootstrap import connect_memory
 from nexus_jobs.config import Settings
 from nexus_jobs.engine import Progress
 from nexus_jobs.job import Bulk, BulkState, NewJob, Request, SamplingParams
@@ -43,15 +43,12 @@ class LiveWorker:
         self._engine = CountingEngine(model.simulated, model.max_batch_size, 2048)
         self._tickets = ThreadPoolExecutor(TICKETS_AT_A_TIME)
         self._device = Device(
-            [model],
+            platform,
             name="live",
-            settings=settings,
-            store=self._store,
-            fleet=self._store,
-            settlement=settlement_on(platform),
-            signals=platform.signals,
+            fixed=[model.name],
             build_engine=lambda _: self._engine,
             waiting_tickets=TICKETS_AT_A_TIME,
+            subscribe=lambda _: None,
         )
 
     def run(self, phases: Sequence[Phase], seed: int, target: float) -> Outcome:

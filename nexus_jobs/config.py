@@ -91,6 +91,12 @@ class WorkerSettings(Section):
     """A batch that makes no step for so long gives up its jobs; a lease later the worker ends."""
     threads: int = Field(0, ge=0)
     """CPU threads an engine may use; 0 is all cores that this process may run on."""
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda:\d+)$")
+    """Where models run that name no device of their own: auto, cpu, or cuda:N."""
+    memory_mb: int = Field(0, ge=0)
+    """What the models of a worker may hold together; 0 is 80 % of what it may use."""
+    max_models: int | None = Field(None, ge=1)
+    """The most models that the scheduler may give a worker; None is as many as fit."""
 
 
 class SchedulerSettings(Section):

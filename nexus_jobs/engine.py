@@ -61,6 +61,12 @@ class Engine(Protocol):
     bounds_prefill: bool
     """The engine spreads long prompts over steps itself, so nobody else has to ration them."""
     tokenizer: Tokenizer
+    device: str
+    """What it computes on: cpu, or cuda:N."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process it runs in, if that is one of its own."""
 
     def admit(self, sequences: Sequence[TokenSequence]) -> None:
         """Let rows join; the caller never admits more than there are free slots.

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 import structlog
 
 from nexus_jobs import telemetry
 from nexus_jobs.caching import TieredCache
 from nexus_jobs.engine import Engine, Progress, Tokenizer, TokenSequence
-from nexus_jobs.errors import EngineError, InvalidRequest, QueueUnavailable
+from nexus_jobs.errors import InvalidRequest, OutOfMemory, QueueUnavailable
 from nexus_jobs.job import FinishReason, Job, Outcome, Result, SamplingParams
 from nexus_jobs.models import ModelConfig
-from nexus_jobs.ports import Channel, Ending, JobStore, Settled, Signals, TicketQueue
+from nexus_jobs.ports import Channel, Clock, Ending, JobStore, Settled, Signals, TicketQueue
 from nexus_jobs.prompting import prompt_ids
 from nexus_jobs.states import TERMINAL, Event, State
 
 log = structlog.get_logger(__name__)
+
+WARM_UP_SECONDS: Final = 3.0
+_TRIAL: Final = SamplingParams(max_tokens=2, ignore_eos=True)
+_TRIAL_PROMPTS: Final = (
+    "Hello",
+    "Write one sentence about the sea.",
+    "Which is larger, a third or a quarter? Give the reason, then the answer in one word.",
+)
 
 
 class Row:
@@ -104,21 +114,45 @@ def prepare(job: Job, model: ModelConfig, engine: Engine) -> Row:
     return Row(job, TokenSequence(str(job.lease), ids, job.request.params), engine.tokenizer)
 
 
-def warm_up(engine: Engine) -> None:
-    """Run a short prompt, so that the first job meets an engine that has done its first run.
+def try_out(engine: Engine, rows: int = 1) -> None:
+    """Generate a little in an engine that holds no row, to see that it can.
 
     Raises:
-        EngineError: the engine cannot run; it is closed.
+        EngineError: it cannot; it is still usable.
+        ModelUnavailable: it has died.
     """
-    prompt = engine.tokenizer.encode("Hello")
-    params = SamplingParams(max_tokens=2, ignore_eos=True)
-    try:
-        engine.admit([TokenSequence("warm-up", prompt, params)])
-        while not any(progress.finish_reason for progress in engine.step()):
-            pass
-    except EngineError:
-        engine.close()
-        raise
+    prompts = [engine.tokenizer.encode(text) for text in _TRIAL_PROMPTS]
+    longest = engine.max_sequence_length - _TRIAL.max_tokens
+    sequences = [
+        TokenSequence(f"warm-up/{row}", prompts[row % len(prompts)][:longest], _TRIAL)
+        for row in range(rows)
+    ]
+    engine.admit(sequences)
+    running = {sequence.id for sequence in sequences}
+    while running:
+        running -= {row.sequence_id for row in engine.step() if row.finish_reason}
+
+
+def warm_up(engine: Engine, clock: Clock = time.monotonic) -> None:
+    """Run batches of one row, of two, of four, and so on, so that jobs meet a warm engine.
+
+    What takes longer than `WARM_UP_SECONDS` is left to the jobs.
+
+    Raises:
+        EngineError: the engine cannot run.
+        ModelUnavailable: it has died.
+    """
+    powers = (1 << power for power in range(engine.slots.bit_length()))
+    until = clock() + WARM_UP_SECONDS
+    for rows in sorted({*powers, engine.slots}):
+        try:
+            try_out(engine, rows)
+        except OutOfMemory:
+            if rows == 1:
+                raise
+            return  # the batch finds its bound by itself
+        if clock() >= until:
+            return
 
 
 class Settlement:

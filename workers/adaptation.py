@@ -23,6 +23,8 @@ class ObservedEngine:
         self.max_sequence_length = engine.max_sequence_length
         self.bounds_prefill = engine.bounds_prefill
         self.tokenizer = engine.tokenizer
+        self.device = engine.device
+        self.pid = engine.pid
         self._engine = engine
         self._stepped = stepped
         self._clock = clock

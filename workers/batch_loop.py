@@ -17,6 +17,7 @@ from nexus_jobs.execution import Row
 from nexus_jobs.job import Lease
 from nexus_jobs.ports import Clock
 from nexus_jobs.states import Event
+from workers.activity import ActivityMeter
 from workers.feeder import Feeder
 
 log = structlog.get_logger(__name__)
@@ -30,8 +31,8 @@ class BatchLoop:
     """Owns the engine; everything that touches it happens on the thread that calls `run`.
 
     Rows come from the feeder and leave through `leave`, which must not block; a row that is not
-    `wanted` any more when its turn comes does not join. Other threads may only call `evict` and
-    `drain`.
+    `wanted` any more when its turn comes does not join. When no row has run for `probe_seconds`,
+    `probe` sees whether the engine still can. Other threads may only call `evict` and `drain`.
     """
 
     def __init__(
@@ -43,6 +44,9 @@ class BatchLoop:
         wanted: Callable[[Lease], bool],
         leave: Leave,
         limit: RowLimit,
+        meter: ActivityMeter,
+        probe: Callable[[], None],
+        probe_seconds: float,
         longest_run: float,
         clock: Clock = time.monotonic,
     ) -> None:
@@ -51,13 +55,19 @@ class BatchLoop:
         self._wanted = wanted
         self._leave = leave
         self._limit = limit
+        self._meter = meter
+        self._probe = probe
+        self._probe_seconds = probe_seconds
         self._longest_run = longest_run
+        self.healthy_at: float | None = None
+        """When it last generated something, in seconds since the epoch."""
         self._clock = clock
         self._rows: dict[str, Row] = {}
         self._lock = threading.Lock()
         self._to_evict: set[Lease] = set()
         self._deadline = float("inf")
         self._progressed_at = clock()
+        self._probing = False
         self._step_seconds = telemetry.step_seconds.labels(model)
         self._batch_rows = telemetry.batch_rows.labels(model)
 
@@ -69,15 +79,16 @@ class BatchLoop:
     @property
     def stuck_for(self) -> float:
         """Seconds since the batch last got on; 0 if there is nothing to do."""
-        return self._clock() - self._progressed_at if self._rows else 0.0
+        busy = self._rows or self._probing
+        return self._clock() - self._progressed_at if busy else 0.0
 
     def run(self) -> None:
         """Join, step, leave, until drained.
 
         Raises:
-            ModelUnavailable: the engine has died; its rows are handed back.
+            ModelUnavailable: the engine has died or does not work; its rows are handed back.
         """
-        while (self._rows or self._feeder.wait()) and self._clock() < self._deadline:
+        while (self._rows or self._await_rows()) and self._clock() < self._deadline:
             self._progressed_at = now = self._clock()
             self._evict()
             self._end_long_runs(now)
@@ -95,6 +106,19 @@ class BatchLoop:
         """Claim no more rows; hand back those that are not done at `deadline`."""
         self._deadline = deadline
         self._feeder.stop()
+
+    def _await_rows(self) -> bool:
+        """Whether there are more rows to come; meanwhile the engine is probed."""
+        while not self._feeder.wait(self._progressed_at + self._probe_seconds - self._clock()):
+            if self._feeder.stopped:
+                return False
+            self._progressed_at, self._probing = self._clock(), True
+            try:
+                self._probe()
+            finally:
+                self._probing = False
+            self.healthy_at = time.time()
+        return True
 
     def _join(self) -> None:
         taken = self._feeder.take()
@@ -125,6 +149,8 @@ class BatchLoop:
         self._limit.stepped(len(self._rows))
         now = self._clock()
         self._step_seconds.observe(now - started)
+        self._meter.stepped(now - started, sum(len(row.token_ids) for row in steps))
+        self.healthy_at = time.time()
         done = []
         for progress in steps:
             row = self._rows[progress.sequence_id]

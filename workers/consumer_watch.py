@@ -7,7 +7,7 @@ still start, since the feeders look for themselves, but later than they could.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -54,11 +54,14 @@ class StallPolicy:
 
 
 class ConsumerWatch:
-    """Looks after the tickets of these models; `restart` must make the consumer start anew."""
+    """Looks after the tickets of the models whose tickets it should take at the moment.
+
+    `restart` must make the consumer start anew.
+    """
 
     def __init__(
         self,
-        models: Sequence[str],
+        models: Callable[[], Collection[str]],
         *,
         tickets: TicketQueue,
         restart: Callable[[], None],
@@ -105,6 +108,6 @@ class ConsumerWatch:
 
     def _waiting(self) -> bool:
         try:
-            return any(self._tickets.waiting(model) for model in self._models)
+            return any(self._tickets.waiting(model) for model in self._models())
         except QueueUnavailable:  # then no consumer can do better
             return False

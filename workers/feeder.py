@@ -96,10 +96,17 @@ class Feeder:
                 log.warning("claim.failed", reason=str(error))
                 self._pause()
 
-    def wait(self) -> bool:
-        """Wait until rows are ready; False if there are none and it is stopped."""
+    @property
+    def stopped(self) -> bool:
+        return self._stopping
+
+    def wait(self, at_most: float) -> bool:
+        """Wait until rows are ready or it is stopped, for so many seconds; whether they are."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stopping or self._ready or self._suspects_turn())
+            self._changed.wait_for(
+                lambda: self._stopping or self._ready or self._suspects_turn(),
+                min(at_most, threading.TIMEOUT_MAX),
+            )
             return bool(self._ready) or self._suspects_turn()
 
     def take(self) -> list[Row]:

@@ -15,25 +15,25 @@ from nexus_jobs.adaptive import AdaptiveBatching
 from nexus_jobs.batching import BatchPolicy, RowLimit
 from nexus_jobs.config import Settings
 from nexus_jobs.engine import Engine
-from nexus_jobs.errors import ConfigError, EngineError, InvalidRequest, ModelUnavailable
-from nexus_jobs.execution import Row, Settlement, prepare, warm_up
-from nexus_jobs.fleet import ModelState, ServedModel
+from nexus_jobs.errors import EngineError, InvalidRequest, ModelUnavailable
+from nexus_jobs.execution import Row, Settlement, prepare, try_out
+from nexus_jobs.fleet import Measured, ModelState, RegisteredModel, ServedModel
 from nexus_jobs.job import Job, Lease, Outcome
 from nexus_jobs.models import ModelConfig
 from nexus_jobs.ports import JobStore
 from nexus_jobs.retry import RetryPolicy
 from nexus_jobs.states import Event
+from workers.activity import ActivityMeter
 from workers.adaptation import Adaptation
 from workers.batch_loop import BatchLoop, End
 from workers.claims import Claims
 from workers.feeder import Feeder
 from workers.finisher import Finished, Finisher
+from workers.loading import Loaded, Loader
 from workers.threads import vital_thread
 
 log = structlog.get_logger(__name__)
 
-RELOAD_SECONDS = 15.0
-"""How long to wait before loading is tried again after it failed."""
 MOST_UNCOMMITTED = 1000
 """Jobs that may be here beyond the slots: results that wait for a database that is away."""
 
@@ -42,12 +42,13 @@ class ModelRunner:
     """Loads a model and runs its jobs until drained.
 
     Three threads: the feeder claims, the loop steps, the finisher commits. Nothing is claimed
-    while the worker is not `heard_of`. The public methods may be called from any thread.
+    while the worker is not `heard_of`. `changed` is called when the state does, `measured` when the
+    model has been loaded; neither may block. The public methods may be called from any thread.
     """
 
     def __init__(
         self,
-        model: ModelConfig,
+        registered: RegisteredModel,
         *,
         worker: str,
         store: JobStore,
@@ -56,8 +57,15 @@ class ModelRunner:
         settings: Settings,
         heard_of: Callable[[], bool],
         waiting_tickets: int,
+        changed: Callable[[], None],
+        measured: Callable[[str, Measured], None],
     ) -> None:
-        self.model = model
+        self.model = model = registered.config
+        self.version = registered.version
+        self.gone = False
+        """Its jobs are settled and its memory is given back."""
+        self._changed = changed
+        self._measured = measured
         self._heard_of = heard_of
         self._claims = Claims(
             model.name,
@@ -66,15 +74,21 @@ class ModelRunner:
             lease_seconds=settings.jobs.lease_seconds,
             room=self._room,
         )
-        self._build_engine = build_engine
         self._settings = settings
         self._retry = RetryPolicy(
             first=settings.jobs.retry_seconds, longest=settings.jobs.longest_retry_seconds
         )
         self._tickets = threading.BoundedSemaphore(waiting_tickets)
         self._lock = threading.Lock()
-        self._state = ServedModel(ModelState.LOADING, slots=model.max_batch_size)
-        self._loaded, self._stopping = threading.Event(), threading.Event()
+        self._state = ServedModel(
+            ModelState.LOADING, slots=model.max_batch_size, version=self.version
+        )
+        self._usable, self._stopping = threading.Event(), threading.Event()
+        self._loader = Loader(
+            model, build=build_engine, stopping=self._stopping, become=self._become
+        )
+        self._loaded: Loaded | None = None
+        self._meter = ActivityMeter(time.monotonic)
         self._deadline, self._awake_since = float("inf"), 0.0
         self._feeder: Feeder | None = None
         self._loop: BatchLoop | None = None
@@ -95,7 +109,7 @@ class ModelRunner:
         may_stay = self._tickets.acquire(blocking=False)
         at_most = None if may_stay else self._settings.worker.poll_seconds
         try:
-            self._loaded.wait(at_most)
+            self._usable.wait(at_most)
             if self._feeder is not None:
                 self._feeder.credit(count, at_most=at_most)
         finally:
@@ -132,18 +146,36 @@ class ModelRunner:
 
     def report(self) -> ServedModel:
         """What the fleet may know about this model here."""
-        running = self._loop.running if self._loop is not None else 0
-        return replace(self._state, running=running)
+        state, loop, loaded = self._state, self._loop, self._loaded
+        if loop is None or loaded is None:
+            return state
+        return replace(
+            state,
+            running=loop.running,
+            memory_mb=loaded.memory_mb,
+            healthy_at=loop.healthy_at or loaded.healthy_at,
+            activity=self._meter.read(),
+        )
+
+    @property
+    def device(self) -> str | None:
+        """Where the model runs, once it is loaded."""
+        loaded = self._loaded
+        return loaded.engine.device if loaded is not None else None
+
+    @property
+    def draining(self) -> bool:
+        return self._stopping.is_set()
 
     def drain(self, deadline: float) -> None:
         """Claim no more, and hand back what still runs at `deadline` (monotonic seconds)."""
         with self._lock:
             self._deadline = min(self._deadline, deadline)
             self._stopping.set()
-            self._loaded.set()
+            self._usable.set()
             if self._loop is not None:
-                self._state = replace(self._state, state=ModelState.DRAINING)
                 self._loop.drain(self._deadline)
+        self._become(ModelState.DRAINING)
 
     def join(self) -> None:
         """Wait until all rows are committed or handed back; call `drain` first."""
@@ -154,28 +186,30 @@ class ModelRunner:
         return self.stuck_for > self._settings.worker.stuck_seconds
 
     def _run(self) -> None:
-        while (engine := self._load()) is not None:
+        while (loaded := self._loader.load()) is not None:
+            self._loaded = loaded
+            self._measured(self.model.name, loaded.measured)
             try:
-                self._serve(engine)
+                self._serve(loaded.engine)
             except ModelUnavailable as error:  # it died; another may live
                 log.error("engine.died", model=self.model.name, reason=str(error))
+                self._become(ModelState.LOADING, str(error))
             finally:
-                engine.close()
+                self._loaded = None
+                loaded.engine.close()
+        self.gone = True
+        log.info("model.gone", model=self.model.name)
+        self._changed()
 
-    def _load(self) -> Engine | None:
-        while not self._stopping.is_set():
-            self._state = replace(self._state, state=ModelState.LOADING)
-            try:
-                engine = self._build_engine(self.model)
-                if self.model.warmup:
-                    warm_up(engine)
-            except (ModelUnavailable, ConfigError, EngineError) as error:
-                log.error("model.failed", model=self.model.name, reason=str(error))
-                self._state = replace(self._state, state=ModelState.FAILED, reason=str(error))
-                self._stopping.wait(RELOAD_SECONDS)
-            else:
-                return engine
-        return None
+    def _become(self, state: ModelState, reason: str | None = None) -> None:
+        """Take on a state; a reason stays until the model is ready. Draining is the last one."""
+        with self._lock:
+            before = self._state
+            if self._stopping.is_set():
+                state = ModelState.DRAINING
+            self._state = replace(before, state=state, reason=reason or before.reason)
+        if self._state != before:
+            self._changed()
 
     def _serve(self, engine: Engine) -> None:
         """Run jobs on this engine until drained.
@@ -212,6 +246,7 @@ class ModelRunner:
             self._adaptation = Adaptation(controller, engine, time.monotonic)
         wish = self._adaptation.policy if self._adaptation else lambda: bounds
         limit = RowLimit(bounds.slots)
+        self._meter = ActivityMeter(time.monotonic)
         feeder = Feeder(
             policy=lambda: limit.bound(wish()),
             claim=self._claim,
@@ -227,14 +262,20 @@ class ModelRunner:
             wanted=self._claims.__contains__,
             leave=self._leave,
             limit=limit,
+            meter=self._meter,
+            probe=partial(_probe, engine),
+            probe_seconds=self.model.health_check_interval,
             longest_run=self._settings.jobs.longest_run_seconds,
         )
         with self._lock:
             self._feeder, self._loop = feeder, loop
-            self._state = ServedModel(ModelState.READY, engine.name, slots=bounds.slots)
+            state = ModelState.READY
             if self._stopping.is_set():
+                state = ModelState.DRAINING
                 loop.drain(self._deadline)
-            self._loaded.set()
+            self._state = ServedModel(state, engine.name, slots=bounds.slots, version=self.version)
+            self._usable.set()
+        self._changed()
         log.info("model.ready", model=self.model.name, engine=engine.name)
         return feeder, loop
 
@@ -250,6 +291,7 @@ class ModelRunner:
             )
         if self._adaptation is not None:
             self._adaptation.claimed([*jobs, *back])
+        self._meter.claimed(jobs)
         return jobs
 
     def _room(self, held: int) -> int:
@@ -268,6 +310,7 @@ class ModelRunner:
             return None
 
     def _leave(self, row: Row, end: End) -> None:
+        self._meter.left(end)
         if self._adaptation is not None:
             self._adaptation.left(row, succeeded=end is Event.SUCCEED)
         if isinstance(end, Event):
@@ -285,3 +328,15 @@ class ModelRunner:
             self._feeder.look_again()
         if self._adaptation is not None:
             self._adaptation.gone(jobs)
+
+
+def _probe(engine: Engine) -> None:
+    """See whether an engine without rows can run.
+
+    Raises:
+        ModelUnavailable: it cannot.
+    """
+    try:
+        try_out(engine)
+    except EngineError as error:
+        raise ModelUnavailable(f"its health check failed: {error}") from error

@@ -6,24 +6,24 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NoReturn
 
 import structlog
 from celery import Celery, signals
 from celery.worker.consumer import Consumer
-from kombu import Queue
 
 from nexus_jobs.adapters.celery_tickets import TICKET_TASK, model_of, queue_of
 from nexus_jobs.adapters.engines.build import build_engine
-from nexus_jobs.bootstrap import Platform, connect, settlement_on
+from nexus_jobs.bootstrap import Platform, connect
 from nexus_jobs.config import Settings
+from nexus_jobs.engine import Engine
 from nexus_jobs.errors import ConfigError, NexusError
 from nexus_jobs.models import ModelConfig
 from nexus_jobs.telemetry import configure_logging, serve_metrics
 from workers.consumer_watch import ConsumerWatch
 from workers.device import Device
+from workers.subscription import Subscription
 from workers.threads import vital_thread
 
 log = structlog.get_logger(__name__)
@@ -34,6 +34,10 @@ such as Redis or a database that does not answer, is left behind.
 """
 WAITING_TICKETS = 2
 """Tickets of one model that may wait in a worker, each on a thread of its own."""
+FEWEST_QUEUES = 3
+"""A worker that is told what to serve has threads for so many, though there are fewer models when
+it starts. Not for many more: threads without need take tickets that others could have.
+"""
 
 
 def register(app: Celery, settings: Settings) -> None:
@@ -79,36 +83,35 @@ class _Life:
         self._platform: Platform | None = None
         self.device: Device | None = None
         self.watch: ConsumerWatch | None = None
+        self._managed = False
+        self._subscription: Subscription | None = None
 
     def configure(self, conf: Any, options: dict[str, Any], **_: Any) -> None:
         """Before the worker reads its settings: logging, and a thread for each waiting ticket."""
         configure_logging()
-        queues = options.get("queues")
         self._platform = connect(self._settings, answers=False)
-        if not queues:
-            queues = [queue_of(model.name) for model in self._platform.store.models()]
-            conf.task_queues = [Queue(name) for name in queues]
-        spare = len(queues) > 1  # for the tickets that may not stay
-        conf.worker_concurrency = WAITING_TICKETS * len(queues) + spare
+        queues = len(options.get("queues") or ())
+        self._managed = not queues
+        if self._managed:
+            registered = len(self._platform.store.models())
+            queues = self._settings.worker.max_models or max(registered, FEWEST_QUEUES)
+        spare = queues > 1  # for the tickets that may not stay
+        conf.worker_concurrency = WAITING_TICKETS * queues + spare
 
     def start(self, sender: Any, **_: Any) -> None:
-        """When the worker knows its queues: load their models."""
+        """When the worker knows its queues: load their models, or wait to be told of some."""
         assert self._platform is not None  # noqa: S101 - Celery configures before it starts
         platform = self._platform
+        queues = sender.app.amqp.queues
+        if self._managed:
+            queues.deselect(list(queues.consume_from))  # Celery's own default one
         self.device = Device(
-            _served(sender.app, platform.store.models()),
+            platform,
             name=sender.hostname,
-            settings=self._settings,
-            store=platform.store,
-            fleet=platform.store,
-            settlement=settlement_on(platform),
-            signals=platform.signals,
-            build_engine=partial(
-                build_engine,
-                models_dir=self._settings.models_dir,
-                threads=self._settings.worker.threads,
-            ),
+            fixed=None if self._managed else _served(queues.consume_from, platform.store.models()),
+            build_engine=self._build_engine,
             waiting_tickets=WAITING_TICKETS,
+            subscribe=self._subscribe,
         )
         serve_metrics(self._settings.metrics.prometheus_port)
         self.device.start()
@@ -116,14 +119,25 @@ class _Life:
     def watch_consumer(self, sender: Consumer, **_: Any) -> None:
         """When the worker takes its first tickets: see to it that it goes on to take them."""
         assert self._platform is not None  # noqa: S101 - Celery configures before it starts
-        queues = list(sender.app.amqp.queues.consume_from)
+        assert self.device is not None  # noqa: S101 - nor is it ready before
+        self._subscription = Subscription(sender)
         self.watch = ConsumerWatch(
-            [model_of(queue) for queue in queues],
+            self.device.ready,
             tickets=self._platform.tickets,
-            restart=partial(_start_anew, sender, queues),
+            restart=self._subscription.start_anew,
             clock=time.monotonic,
         )
         vital_thread("consumer watch", self.watch.run).start()
+
+    def _subscribe(self, models: Collection[str]) -> None:
+        if self._subscription is not None:
+            self._subscription.follow(models)
+
+    def _build_engine(self, model: ModelConfig) -> Engine:
+        settings = self._settings
+        if model.device == "auto" and model.type in ("auto", "huggingface"):
+            model = model.model_copy(update={"device": settings.worker.device})
+        return build_engine(model, models_dir=settings.models_dir, threads=settings.worker.threads)
 
     def drain(self, **_: Any) -> None:
         """On SIGTERM: claim no more and let the tickets go.
@@ -149,17 +163,6 @@ class _Life:
             self._platform.close()
 
 
-def _start_anew(consumer: Consumer, queues: list[str]) -> None:
-    """Have a consumer connect again and consume from these queues, unless it is about to."""
-
-    def break_off() -> None:
-        consumer.app.amqp.queues.select(queues)
-        raise ConnectionError("no ticket came in")  # its loop takes this for one that Redis closed
-
-    if consumer.connection is not None:
-        consumer.call_soon(break_off)
-
-
 def _leave() -> NoReturn:
     """End this process and its engines' although something holds it up."""
     log.warning("stop.overdue")
@@ -168,13 +171,18 @@ def _leave() -> NoReturn:
     os._exit(os.EX_TEMPFAIL)
 
 
-def _served(app: Celery, models: list[ModelConfig]) -> list[ModelConfig]:
-    known = {model.name: model for model in models}
-    names = [model_of(queue) for queue in app.amqp.queues.consume_from]
+def _served(queues: Iterable[str], models: list[ModelConfig]) -> list[str]:
+    """The models of these queues.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    known = [model.name for model in models]
+    names = [model_of(queue) for queue in queues]
     for name in names:
         if name not in known:
             raise ConfigError(
                 f"queue {queue_of(name)!r} is of no registered model; "
                 f"there are: {', '.join(known) or 'none'}"
             )
-    return [known[name] for name in names]
+    return names

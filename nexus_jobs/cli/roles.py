@@ -88,11 +88,18 @@ def worker(
         list[str] | None, typer.Option("--model", "-m", help="One to serve; repeatable.")
     ] = None,
     name: Annotated[str, typer.Option(help="Must differ between workers of one machine.")] = "w1",
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda:N, for models that name none themselves.")
+    ] = None,
 ) -> None:
-    """Run jobs: a Celery worker on the queues of its models, which are all if none is given."""
+    """Run jobs: a Celery worker on the queues of its models; the scheduler tells it which if none
+    is given."""
     from nexus_jobs.adapters.celery_tickets import queue_of
 
     queues = [f"--queues={','.join(map(queue_of, model))}"] if model else []
+    if device is not None:
+        os.environ["NEXUS_WORKER__DEVICE"] = device
+        load_settings()  # so that a wrong one is refused here
     features = ["--pool=threads", "--without-gossip", "--without-mingle"]
     _celery("worker", f"--hostname={name}@%h", *features, *queues)
 

@@ -43,8 +43,9 @@ class Roles(Stack):
         return port
 
     def add_worker(self, name: str) -> None:
-        """A worker, when all its models are ready."""
-        self.add(name, "worker", "--name", name)
+        """A worker of all models, when they are ready."""
+        models = [word for model in self.models for word in ("--model", model)]
+        self.add(name, "worker", "--name", name, *models)
         self.await_models(name)
 
     def await_models(self, name: str, earlier: int = 0) -> None:

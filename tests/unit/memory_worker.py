@@ -3,7 +3,7 @@
 import time
 
 from nexus_jobs.adapters.engines.simulated import SimulatedEngine
-from nexus_jobs.bootstrap import connect_memory, settlement_on
+from nexus_jobs.bootstrap import connect_memory
 from nexus_jobs.config import Settings
 from nexus_jobs.job import NewJob, Request, SamplingParams
 from nexus_jobs.models import ModelConfig, SimulatedTimes
@@ -16,7 +16,10 @@ MODEL = ModelConfig(name="simulated", type="simulated", max_batch_size=4)
 class Worker:
     """A device on memory adapters, and short ways to use it."""
 
-    def __init__(self, build=None, model=MODEL, grace_seconds=5, stuck_seconds=60, **jobs):
+    def __init__(
+        self, build=None, model=MODEL, grace_seconds=5, stuck_seconds=60, managed=False, **jobs
+    ):
+        self.subscribed = set()
         settings = Settings(
             worker={
                 "poll_seconds": 0.05,
@@ -28,10 +31,12 @@ class Worker:
         self.platform = connect_memory([model], settings)
         self.store = self.platform.store
         self.device = Device(
-            [model], name="w", settings=settings, store=self.store, fleet=self.store,
-            settlement=settlement_on(self.platform),
-            signals=self.platform.signals, build_engine=build or engine, waiting_tickets=2,
+            self.platform, name="w", fixed=None if managed else [model.name],
+            build_engine=build or engine, waiting_tickets=2, subscribe=self._subscribe,
         )  # fmt: skip
+
+    def _subscribe(self, models):
+        self.subscribed = set(models)
 
     def add(self, *prompts: str, slack=0.0, bulk=None, **params) -> list[str]:
         self._ids = [f"{time.monotonic_ns():020}-{i}" for i in range(len(prompts))]

@@ -53,7 +53,7 @@ class Watched:
         self.now, self.restarts = 0.0, 0
         self.tickets = MemoryTickets()
         self.watch = ConsumerWatch(
-            ["a", "b"], tickets=self.tickets, restart=self._restart, clock=lambda: self.now
+            lambda: ["a", "b"], tickets=self.tickets, restart=self._restart, clock=lambda: self.now
         )
 
     def _restart(self):

@@ -141,6 +141,8 @@ def test_a_full_model_keeps_its_tickets_from_others_only_for_a_while(start):
 class NeverRuns:
     """An engine that loads and cannot run."""
 
+    pid, slots, max_sequence_length = None, 4, 256
+
     def __init__(self, closed):
         self.tokenizer, self.closed = SimulatedTokenizer(), closed
 
@@ -168,7 +170,7 @@ def test_a_model_that_cannot_be_loaded_is_reported_with_the_reason(start):
         reports = worker.store.workers(max_age=60)
         return reports and reports[0].models["simulated"].state is ModelState.FAILED
 
-    until(lambda: worker.device._fleet.report(worker.device._report()) or failed())
+    until(lambda: worker.store.report(worker.device._report()) or failed())
     assert "nexus models pull" in worker.store.workers(max_age=60)[0].models["simulated"].reason
 
 

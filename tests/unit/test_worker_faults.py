@@ -165,7 +165,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved_and_costs_no_attempt(st
 
 class NeverFits(SimulatedEngine):
     def step(self):
-        if "warm-up" not in self._rows:
+        if "warm-up/0" not in self._rows:
             self._rows.clear()
             raise OutOfMemory("no memory at all")
         return super().step()
@@ -194,7 +194,7 @@ class Hangs(SimulatedEngine):
         self.let_go = threading.Event()
 
     def step(self):
-        if "warm-up" not in self._rows:
+        if "warm-up/0" not in self._rows:
             self.let_go.wait(20)
         return super().step()
 
@@ -226,10 +226,10 @@ def test_a_worker_that_was_stopped_as_a_whole_is_not_stuck(start, monkeypatch):
     worker = start(slow_engine, stuck_seconds=0.2, lease_seconds=0.3)
     (job,) = worker.add("x", max_tokens=250, ignore_eos=True)
     until(lambda: worker.state(job) is State.RUNNING)
-    loop = worker.device._runners["simulated"]._loop
+    loop = worker.device._placement.runners["simulated"]._loop
     with monkeypatch.context() as stopped:  # as after SIGSTOP: the heart wakes before the loop
         stopped.setattr(type(loop), "stuck_for", property(lambda _: 100.0))
-        worker.device._runners["simulated"].resume()
+        worker.device._placement.runners["simulated"].resume()
         worker.device._extend_leases()
     assert {job.state for job in worker.ended([job])} == {State.SUCCEEDED}
     assert not ended.is_set()
@@ -241,7 +241,7 @@ class Mortal(SimulatedEngine):
     def __init__(self, model, made):
         super().__init__(SimulatedTimes(), model.max_batch_size, 256)
         made.append(self)
-        self._dies_after = 2 if len(made) == 1 else 1000
+        self._dies_after = 4 if len(made) == 1 else 1000
 
     def admit(self, sequences):
         self._dies_after -= 1
@@ -333,7 +333,7 @@ def test_a_worker_whose_results_cannot_be_kept_takes_no_more_jobs_than_it_can_ho
 
     def noted_claim(*arguments, **keywords):
         jobs = claim(*arguments, **keywords)
-        here.append(len(worker.device._runners["simulated"].leases()) + len(jobs))
+        here.append(len(worker.device._placement.runners["simulated"].leases()) + len(jobs))
         return jobs
 
     monkeypatch.setattr(worker.store, "finish", finish_when_back)

@@ -33,6 +33,8 @@ class OpenVinoEngine:
 
     reproducible = False
     bounds_prefill = True
+    device = "cpu"
+    pid = None
 
     def __init__(
         self,

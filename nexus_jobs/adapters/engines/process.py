@@ -22,7 +22,14 @@ AHEAD: Final = 2
 """Steps that are asked for at a time, so that the next one runs while the tokens of the last are
 handled on this side.
 """
-_FACTS: Final = ("name", "reproducible", "slots", "max_sequence_length", "bounds_prefill")
+_FACTS: Final = (
+    "name",
+    "reproducible",
+    "slots",
+    "max_sequence_length",
+    "bounds_prefill",
+    "device",
+)
 
 
 class ProcessEngine:
@@ -41,11 +48,16 @@ class ProcessEngine:
     slots: int
     max_sequence_length: int
     bounds_prefill: bool
+    device: str
 
     def __init__(self, build: Callable[[], Engine], tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self._build = build
         self._start()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
 
     def admit(self, sequences: Sequence[TokenSequence]) -> None:
         """Let rows join; as steps are asked for ahead, they miss the next one."""

@@ -61,6 +61,8 @@ class SimulatedEngine:
     name = "simulated"
     reproducible = True
     bounds_prefill = False
+    device = "cpu"
+    pid = None
 
     def __init__(
         self,

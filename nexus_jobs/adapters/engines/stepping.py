@@ -57,6 +57,8 @@ class SteppingEngine:
     """
 
     bounds_prefill = True
+    device = "cpu"
+    pid = None
 
     def __init__(
         self,

@@ -108,6 +108,7 @@ class TorchEngine(ModelEngine):
             eos=_eos(model),
             record=recorder(model.device),
         )
+        self.device = device
 
 
 def _load(folder: Path, dtype: torch.dtype, device: str) -> Any:
