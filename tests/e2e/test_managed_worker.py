@@ -23,7 +23,7 @@ class Fleet:
     def __init__(self, roles: Roles) -> None:
         self.roles = roles
         self.url = f"http://127.0.0.1:{roles.add_api('api')}"
-        self.store = SqlStore(f"sqlite:///{roles.data_dir / 'nexus.db'}")
+        self.store = SqlStore(f"sqlite:///{roles.data_dir / 'nexus.db'}", pool_size=2)
         roles.add("w1", "worker", "--name", "w1")
         self.worker = until(self._reported)
 
