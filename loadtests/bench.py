@@ -1,6 +1,6 @@
 """Measures the whole platform: tables on the screen, JSON in loadtests/results.
 
-    python -m loadtests.bench [platform] [mixed] [bulk] [scaling] [adaptive] [--quick]
+    python -m loadtests.bench [platform] [mixed] [bulk] [scaling] [adaptive] [fleet] [--quick]
 
 All figures of one part are from one run on one machine that does nothing else; compare them as
 ratios. `python -m loadtests.plots` draws them.
@@ -14,7 +14,14 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from loadtests import adaptive_bench, bulk_bench, mixed_bench, platform_bench, scaling_bench
+from loadtests import (
+    adaptive_bench,
+    bulk_bench,
+    fleet_bench,
+    mixed_bench,
+    platform_bench,
+    scaling_bench,
+)
 from loadtests.report import Tables, keep, show
 
 PARTS: Final[Mapping[str, Callable[..., Tables]]] = {
@@ -23,6 +30,7 @@ PARTS: Final[Mapping[str, Callable[..., Tables]]] = {
     "bulk": bulk_bench.measure,
     "scaling": scaling_bench.measure,
     "adaptive": adaptive_bench.measure,
+    "fleet": fleet_bench.measure,
 }
 
 

@@ -17,7 +17,11 @@ from tests.e2e.stack import Stack
 
 @contextmanager
 def running(
-    models: Sequence[Mapping[str, Any]], *, workers: int = 1, database: str | None = None
+    models: Sequence[Mapping[str, Any]],
+    *,
+    workers: int = 1,
+    database: str | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Stack]:
     """A platform that serves these models; `database` is a URL, or None for the embedded SQLite.
 
@@ -28,6 +32,7 @@ def running(
         stack = Stack(Path(home), [dict(model) for model in models], load_settings().models_dir)
         del stack.env["NEXUS_JOBS__LEASE_SECONDS"]  # tests have short leases
         stack.env |= {"NEXUS_DATABASE__URL": database} if database else {}
+        stack.env |= env or {}
         try:
             _start(stack, workers)
             yield stack
