@@ -20,6 +20,7 @@ from nexus_jobs.ports import Channel, Hints
 from workers import memory
 from workers.placement import Placement
 from workers.runner import ModelRunner
+from workers.serving import Workplace
 from workers.threads import vital_thread
 
 log = structlog.get_logger(__name__)
@@ -54,7 +55,13 @@ class Device:
         self._settings = platform.settings
         self._store = platform.store
         self._loads = platform.loads
-        self._settlement = settlement_on(platform)
+        self._workplace = Workplace(
+            worker=name,
+            settings=platform.settings,
+            store=platform.store,
+            settlement=settlement_on(platform),
+            heard_of=self._is_heard_of,
+        )
         self._build_engine = build_engine
         self._waiting_tickets = waiting_tickets
         self._subscribe = subscribe
@@ -119,12 +126,8 @@ class Device:
     def _start_runner(self, model: RegisteredModel) -> ModelRunner:
         runner = ModelRunner(
             model,
-            worker=self._name,
-            store=self._store,
-            settlement=self._settlement,
+            self._workplace,
             build_engine=self._build_engine,
-            settings=self._settings,
-            heard_of=self._is_heard_of,
             waiting_tickets=self._waiting_tickets,
             changed=self._changed,
             measured=self._note_measured,

@@ -176,4 +176,4 @@ def test_a_worker_with_a_target_runs_single_jobs_and_bulks_to_the_end(start):
         (job,) = worker.ended(worker.add(f"single {i}", **options))
         assert job.state is State.SUCCEEDED
     assert {job.state for job in worker.ended(rows)} == {State.SUCCEEDED}
-    assert worker.device._placement.runners["simulated"]._adaptation is not None
+    assert worker.device._placement.runners["simulated"]._serving._adaptation is not None

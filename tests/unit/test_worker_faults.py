@@ -13,7 +13,7 @@ from nexus_jobs.ports import Channel
 from nexus_jobs.states import Event, State
 from tests.e2e.stack import until
 from tests.unit.memory_worker import MODEL, engine, slow_engine
-from workers import runner
+from workers import serving
 
 EIGHT = MODEL.model_copy(update={"max_batch_size": 8})
 LONG = {"max_tokens": 30, "ignore_eos": True}
@@ -226,7 +226,7 @@ def test_a_worker_that_was_stopped_as_a_whole_is_not_stuck(start, monkeypatch):
     worker = start(slow_engine, stuck_seconds=0.2, lease_seconds=0.3)
     (job,) = worker.add("x", max_tokens=250, ignore_eos=True)
     until(lambda: worker.state(job) is State.RUNNING)
-    loop = worker.device._placement.runners["simulated"]._loop
+    loop = worker.device._placement.runners["simulated"]._serving._loop
     with monkeypatch.context() as stopped:  # as after SIGSTOP: the heart wakes before the loop
         stopped.setattr(type(loop), "stuck_for", property(lambda _: 100.0))
         worker.device._placement.runners["simulated"].resume()
@@ -322,7 +322,7 @@ def test_results_wait_for_a_database_that_is_away(start, monkeypatch):
 def test_a_worker_whose_results_cannot_be_kept_takes_no_more_jobs_than_it_can_hold(
     start, monkeypatch
 ):
-    monkeypatch.setattr(runner, "MOST_UNCOMMITTED", 2)
+    monkeypatch.setattr(serving, "MOST_UNCOMMITTED", 2)
     worker = start()
     back = threading.Event()
     finish, claim, here = worker.store.finish, worker.store.claim, []
