@@ -13,7 +13,8 @@ from flask_swagger_ui import get_swaggerui_blueprint  # type: ignore[import-unty
 from api import openapi, problems
 from api.ops import VERSION
 from api.parsing import parse_body, parse_query, refuse_key
-from api.routes import API, ROUTES, Route
+from api.route import API, Route
+from api.routes import ROUTES
 from api.schemas import Query
 from nexus_jobs.bootstrap import Services
 

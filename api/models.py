@@ -1,52 +1,74 @@
-"""The registered models and how they fare on the workers that are alive."""
+"""The registered models: add, remove, load and unload them, and tell how they fare."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from flask import Response, url_for
 
-from flask import Response
-
-from api.rendering import json_response
-from api.schemas import ModelDocument, ModelList
+from api.fleet_documents import model_detail, model_documents
+from api.fleet_schemas import ModelList, ModelsHealth, RegistrationDocument, SettleQuery
+from api.rendering import json_response, timestamp_or_none
 from nexus_jobs.bootstrap import Services
-from nexus_jobs.fleet import ModelState, ServedModel
+from nexus_jobs.fleet import Wanted
+from nexus_jobs.fleet_view import Availability, status_of
 from nexus_jobs.models import ModelConfig
-from nexus_jobs.ports import FleetStore
-
-WORKER_MAX_AGE = 15.0
-"""Seconds after which a worker that has not reported counts as gone."""
 
 
 def listing(services: Services) -> Response:
-    document: ModelList = {"object": "list", "data": model_documents(services.fleet)}
+    document: ModelList = {"object": "list", "data": model_documents(services)}
     return json_response(document)
 
 
-def model_documents(fleet: FleetStore) -> list[ModelDocument]:
-    workers = fleet.workers(max_age=WORKER_MAX_AGE)
-    return [
-        _document(model, [w.models[model.name] for w in workers if model.name in w.models])
-        for model in fleet.models()
-    ]
+def show(services: Services, name: str) -> Response:
+    return json_response(model_detail(services, services.models.get(name)))
 
 
-def _document(model: ModelConfig, served: Sequence[ServedModel]) -> ModelDocument:
-    by_state = {one.state: one for one in served}
-    document: ModelDocument = {
-        "name": model.name,
-        "object": "model",
-        "type": model.type,
-        "engine": None,
-        "state": "unserved",
-        "reason": None,
-        "workers": sum(one.state is ModelState.READY for one in served),
-        "max_batch_size": model.max_batch_size,
-        "max_sequence_length": model.max_sequence_length,
+def register(services: Services, body: ModelConfig) -> Response:
+    made = services.models.register(body)
+    document: RegistrationDocument = {
+        **model_detail(services, made.model),
+        "unchecked": made.unchecked,
     }
-    if ready := by_state.get(ModelState.READY):
-        return {**document, "state": "ready", "engine": ready.engine}
-    if loading := by_state.get(ModelState.LOADING):
-        return {**document, "state": "loading", "engine": loading.engine}
-    if failed := by_state.get(ModelState.FAILED):
-        return {**document, "state": "failed", "engine": failed.engine, "reason": failed.reason}
-    return document
+    location = {"Location": url_for("show_model", name=made.model.name)}
+    return json_response(document, 201 if made.new else 200, location)
+
+
+def remove(services: Services, name: str) -> Response:
+    services.models.remove(name)
+    return Response(status=204)
+
+
+def load(services: Services, query: SettleQuery, name: str) -> Response:
+    return _want(services, name, Wanted.LOADED, query)
+
+
+def unload(services: Services, query: SettleQuery, name: str) -> Response:
+    return _want(services, name, Wanted.UNLOADED, query)
+
+
+def leave_to_scheduler(services: Services, query: SettleQuery, name: str) -> Response:
+    return _want(services, name, Wanted.AUTO, query)
+
+
+def _want(services: Services, name: str, wanted: Wanted, query: SettleQuery) -> Response:
+    model = services.models.want(name, wanted, query.wait)
+    return json_response(model_detail(services, model), 202)
+
+
+def health(services: Services) -> Response:
+    workers = services.view.workers()
+    statuses = {one.name: status_of(one, workers) for one in services.fleet.registered()}
+    failed = any(one.state is Availability.FAILED for one in statuses.values())
+    document: ModelsHealth = {
+        "status": "failed" if failed else "ok",
+        "data": [
+            {
+                "name": name,
+                "state": status.state,
+                "reason": status.reason,
+                "healthy_at": timestamp_or_none(status.healthy_at),
+                "workers": status.ready,
+            }
+            for name, status in statuses.items()
+        ],
+    }
+    return json_response(document, 503 if failed else 200)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from api.parsing import KEY, KEY_HEADER
 from api.problems import MEDIA_TYPE
-from api.routes import Route
+from api.route import Route
 from api.schemas import LONGEST_WAIT, ProblemDocument
 from nexus_jobs.intake import KEY_SECONDS
 
@@ -19,7 +19,7 @@ Schema = dict[str, Any]
 Direction = Literal["validation", "serialization"]
 
 REFERENCE = "#/components/schemas/{model}"
-ARGUMENT = re.compile(r"<uuid:(\w+)>")
+ARGUMENT = re.compile(r"<(uuid|string):(\w+)>")
 
 PREFER = {
     "name": "Prefer",
@@ -42,7 +42,7 @@ def document(routes: Sequence[Route], version: str) -> Schema:
     shapes, components = _shapes(routes)
     paths: dict[str, Schema] = {}
     for route in routes:
-        path = ARGUMENT.sub(r"{\1}", route.path)
+        path = ARGUMENT.sub(r"{\2}", route.path)
         paths.setdefault(path, {})[route.method.lower()] = _operation(route, shapes)
     return {
         "openapi": "3.1.0",
@@ -74,10 +74,7 @@ def _operation(route: Route, shapes: Mapping[type, Schema]) -> Schema:
         "summary": route.summary,
         "parameters": [*_path_parameters(route.path), *_query_parameters(route.query)],
         "responses": {
-            str(status): {
-                "description": HTTPStatus(status).phrase,
-                "content": _content(answer, shapes),
-            }
+            str(status): {"description": HTTPStatus(status).phrase, **_content(answer, shapes)}
             for status, answer in route.answers.items()
         },
     }
@@ -103,16 +100,21 @@ def _received(route: Route, shapes: Mapping[type, Schema]) -> Schema:
 
 
 def _content(answer: Any, shapes: Mapping[type, Schema]) -> Schema:
+    if answer is None:
+        return {}
     if isinstance(answer, tuple):
-        return {media_type: {"schema": {"type": "string"}} for media_type in answer}
-    return {"application/json": {"schema": shapes[answer]}}
+        return {"content": {media_type: {"schema": {"type": "string"}} for media_type in answer}}
+    return {"content": {"application/json": {"schema": shapes[answer]}}}
 
 
 def _path_parameters(path: str) -> list[Schema]:
-    schema = {"type": "string", "format": "uuid"}
+    schemas: Mapping[str, Schema] = {
+        "uuid": {"type": "string", "format": "uuid"},
+        "string": {"type": "string"},
+    }
     return [
-        {"name": name, "in": "path", "required": True, "schema": schema}
-        for name in ARGUMENT.findall(path)
+        {"name": name, "in": "path", "required": True, "schema": schemas[kind]}
+        for kind, name in ARGUMENT.findall(path)
     ]
 
 

@@ -7,9 +7,9 @@ from importlib.metadata import version
 from flask import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from api.models import model_documents
+from api.fleet_documents import model_documents
+from api.fleet_schemas import HealthDocument, LiveDocument, ReadyDocument
 from api.rendering import json_response
-from api.schemas import HealthDocument, LiveDocument, ReadyDocument
 from nexus_jobs.bootstrap import Services
 
 VERSION = version("nexus-jobs")
@@ -31,7 +31,7 @@ def health(services: Services) -> Response:
     document: HealthDocument = {
         **readiness,
         "version": VERSION,
-        "models": model_documents(services.fleet) if reachable else [],
+        "models": model_documents(services) if reachable else [],
     }
     return json_response(document, _status_code(readiness))
 

@@ -41,9 +41,9 @@ def job_document(job: Job, wait: Wait | None = None) -> JobDocument:
         "state": job.state,
         "priority": job.request.priority,
         "attempt": job.attempt,
-        "submitted_at": _timestamp(job.submitted_at),
-        "started_at": _timestamp_or_none(job.started_at),
-        "finished_at": _timestamp_or_none(job.finished_at),
+        "submitted_at": timestamp(job.submitted_at),
+        "started_at": timestamp_or_none(job.started_at),
+        "finished_at": timestamp_or_none(job.finished_at),
         "result": _result(job.result) if job.result else None,
         "error": _error(job.error) if job.error else None,
         "cached": job.cached,
@@ -68,8 +68,8 @@ def bulk_document(status: BulkStatus) -> BulkDocument:
         "rows_per_second": round(status.rows_per_second, 3),
         "tokens_per_second": round(status.tokens_per_second, 3),
         "eta_seconds": None if status.eta_seconds is None else round(status.eta_seconds, 3),
-        "submitted_at": _timestamp(bulk.submitted_at),
-        "finished_at": _timestamp_or_none(status.finished_at),
+        "submitted_at": timestamp(bulk.submitted_at),
+        "finished_at": timestamp_or_none(status.finished_at),
     }
 
 
@@ -113,10 +113,10 @@ def _milliseconds(since: float, until: float | None) -> float | None:
     return None if until is None else round((until - since) * 1000, 3)
 
 
-def _timestamp_or_none(seconds: float | None) -> str | None:
-    return None if seconds is None else _timestamp(seconds)
+def timestamp_or_none(seconds: float | None) -> str | None:
+    return None if seconds is None else timestamp(seconds)
 
 
-def _timestamp(seconds: float) -> str:
+def timestamp(seconds: float) -> str:
     naive = datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
     return naive.isoformat(timespec="milliseconds") + "Z"

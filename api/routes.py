@@ -2,55 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
-
-from flask import Response
-from pydantic import BaseModel
-
-from api import bulk, jobs, models, ops
+from api import bulk, jobs, ops
+from api.fleet_routes import FLEET_ROUTES
+from api.fleet_schemas import HealthDocument, LiveDocument, ReadyDocument
+from api.route import API, Route
 from api.schemas import (
     BatchDocument,
     BulkDocument,
     BulkForm,
-    HealthDocument,
     JobDocument,
     JobPage,
     JobQuery,
-    LiveDocument,
-    ModelList,
-    Query,
-    ReadyDocument,
     WaitQuery,
 )
 from nexus_jobs.submission import BatchSubmission, Changes, Submission
-
-API = "/api/v1"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    """One method of one path.
-
-    `view` gets the services, the path's ids, and as `body` and `query` what was parsed to those
-    models. `answers` gives for each status the shape of the JSON, or the media types of text.
-    A POST that does not take an `Idempotency-Key` refuses one.
-    """
-
-    name: str
-    method: str
-    path: str
-    view: Callable[..., Response]
-    summary: str
-    answers: Mapping[int, Any]
-    body: type[BaseModel] | None = None
-    body_required: bool = True
-    form: type[BaseModel] | None = None
-    query: type[Query] = Query
-    prefers_wait: bool = False
-    takes_key: bool = False
-
 
 ROUTES = (
     Route(
@@ -162,14 +127,6 @@ ROUTES = (
         answers={200: (bulk.CSV, bulk.JSONL, bulk.JSONL_TOO)},
     ),
     Route(
-        name="list_models",
-        method="GET",
-        path=f"{API}/models",
-        view=models.listing,
-        summary="The registered models and whether workers serve them",
-        answers={200: ModelList},
-    ),
-    Route(
         name="health",
         method="GET",
         path="/health",
@@ -194,14 +151,6 @@ ROUTES = (
         answers={200: ReadyDocument, 503: ReadyDocument},
     ),
     Route(
-        name="health_models",
-        method="GET",
-        path="/health/models",
-        view=models.listing,
-        summary="How the models fare on the workers",
-        answers={200: ModelList},
-    ),
-    Route(
         name="metrics",
         method="GET",
         path="/metrics",
@@ -209,4 +158,5 @@ ROUTES = (
         summary="Metrics in Prometheus' text format",
         answers={200: ("text/plain",)},
     ),
+    *FLEET_ROUTES,
 )

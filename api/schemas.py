@@ -169,48 +169,6 @@ class BulkDocument(TypedDict):
 
 
 @described
-class ModelDocument(TypedDict):
-    name: str
-    object: Literal["model"]
-    type: str
-    """As configured."""
-    engine: str | None
-    """What runs it."""
-    state: Literal["ready", "loading", "failed", "unserved"]
-    """The best that any live worker says of it; `unserved` if none serves it."""
-    reason: str | None
-    """Why it failed."""
-    workers: int
-    """Live workers on which it is ready."""
-    max_batch_size: int
-    max_sequence_length: int
-
-
-class ModelList(TypedDict):
-    object: Literal["list"]
-    data: list[ModelDocument]
-
-
-class LiveDocument(TypedDict):
-    status: Literal["ok"]
-
-
-@described
-class ReadyDocument(TypedDict):
-    status: Literal["ok", "degraded", "unavailable", "stopping"]
-    """`unavailable` without the database; `degraded` if jobs are accepted but may start late;
-    `stopping` when this process was asked to end.
-    """
-    checks: dict[str, str | None]
-    """What is wrong with each thing depended on; null is well."""
-
-
-class HealthDocument(ReadyDocument):
-    version: str
-    models: list[ModelDocument]
-
-
-@described
 class ProblemDetail(TypedDict):
     field: str | None
     """The part of the request that is wrong; null is the whole."""

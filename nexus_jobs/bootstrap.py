@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from nexus_jobs.adapters import schema
+from nexus_jobs.adapters import model_files, schema
 from nexus_jobs.adapters.celery_tickets import RINGING, CeleryTickets, celery_app
 from nexus_jobs.adapters.engines.build import load_tokenizer
 from nexus_jobs.adapters.memory_cache import MemoryCache
@@ -28,6 +28,7 @@ from nexus_jobs.engine import Tokenizer
 from nexus_jobs.errors import QueueUnavailable, StoreUnavailable
 from nexus_jobs.execution import Settlement
 from nexus_jobs.exposition import Exposition
+from nexus_jobs.fleet_view import FleetView
 from nexus_jobs.intake import Catalog, Intake
 from nexus_jobs.models import ModelConfig, load_models
 from nexus_jobs.ports import (
@@ -40,6 +41,7 @@ from nexus_jobs.ports import (
     Signals,
     TicketQueue,
 )
+from nexus_jobs.registry import Registry
 from nexus_jobs.service import JobService
 from nexus_jobs.standing import Standings
 from nexus_jobs.waiting import EndedWatch
@@ -76,7 +78,10 @@ class Services:
     settings: Settings
     jobs: JobService
     bulks: BulkService
+    models: Registry
     fleet: FleetStore
+    schedule: ScheduleStore
+    view: FleetView
     standings: Standings
     metrics: Exposition
     committer: Committer
@@ -165,6 +170,7 @@ def services_on(platform: Platform) -> Services:
     )
     committer = Committer(store=store, cache=platform.cache, tickets=platform.tickets)
     watch = EndedWatch(store, signals, limit=settings.server.max_waiting)
+    view = FleetView(store, platform.loads)
     return Services(
         settings=settings,
         jobs=JobService(
@@ -177,14 +183,18 @@ def services_on(platform: Platform) -> Services:
             store=store,
             signals=signals,
         ),
-        fleet=store,
-        standings=Standings(
-            jobs=store,
+        models=Registry(
             fleet=store,
-            schedule=store,
-            reports=lambda: store.workers(max_age=settings.jobs.lease_seconds),
+            jobs=store,
+            view=view,
+            check=partial(model_files.check, models_dir=settings.models_dir),
+            stopping=lambda: watch.closed,
         ),
-        metrics=Exposition(store, settings.metrics.collection_interval),
+        fleet=store,
+        schedule=store,
+        view=view,
+        standings=Standings(jobs=store, fleet=store, schedule=store, reports=view.workers),
+        metrics=Exposition(store, view, settings.metrics.collection_interval),
         committer=committer,
         watch=watch,
         platform=platform,

@@ -92,3 +92,15 @@ class ModelUnavailable(NexusError):
     """The model's files are missing, damaged, or need a package that is not installed."""
 
     code = "model_unavailable"
+
+
+class WeightsRefused(ModelUnavailable):
+    """The model's files are here and must not be loaded; the message says what would be right."""
+
+    code = "weights_refused"
+
+
+class WrongRevision(WeightsRefused):
+    """The weights that are here are not those of the revision that was asked for."""
+
+    code = "wrong_revision"

@@ -21,8 +21,9 @@ def fingerprint(request: Request, model: ModelConfig) -> str | None:
     params = request.params
     if params.temperature > 0 and params.seed is None:
         return None
+    weights = [model.source, model.revision, model.precision]
     identity = {
-        "model": [model.name, model.type, model.source, model.precision, model.max_sequence_length],
+        "model": [model.name, model.type, *weights, model.max_sequence_length],
         "preprocessing": model.preprocessing.model_dump(),
         "prompt": request.prompt,
         "messages": request.messages and [[m.role, m.content] for m in request.messages],

@@ -13,6 +13,7 @@ from nexus_jobs.spelling import explain
 
 MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,99}$"
 """Model names end up in queue names, file names and URLs."""
+REVISION = r"^(sha256:[0-9a-f]{64}|[0-9a-f]{40})$"
 
 
 class Section(BaseModel):
@@ -52,6 +53,11 @@ class ModelConfig(Section):
     type: EngineType = "auto"
     path: str = ""
     """A pulled model's name, or a folder under the model root; the model's own name if empty."""
+    revision: str | None = Field(None, pattern=REVISION)
+    """The weights that are meant: the commit that was pulled of a hub's model, or `sha256:` and
+    the SHA-256 of the weights. That of several files is the SHA-256 of what `sha256sum` prints of
+    them, by name, run in their folder. Others are not loaded. None is whatever is here.
+    """
     device: str = "auto"
     """auto, cpu, or cuda:N."""
     precision: Precision | None = None
@@ -89,6 +95,11 @@ class ModelConfig(Section):
     def is_reproducible(self) -> bool:
         """Whether every engine this model may get answers the same alone and in company."""
         return self.reproducible or self.type in ("onnx", "huggingface", "simulated")
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it needs files under the model root."""
+        return self.type not in ("simulated", "upstream")
 
     @property
     def source(self) -> str:

@@ -64,10 +64,12 @@ class HubSource:
     """A model on the hub that `huggingface_hub` is set up for: safetensors and text files only."""
 
     repository: str
+    commit: str | None = None
+    """None is the newest."""
 
     @property
     def text(self) -> str:
-        return HUB_PREFIX + self.repository
+        return HUB_PREFIX + self.repository + (f"@{self.commit}" if self.commit else "")
 
     @property
     def name(self) -> str:
@@ -76,7 +78,7 @@ class HubSource:
     def checksums(self) -> Mapping[str, str]:
         return {}
 
-    def fetch(self, folder: Path, progress: Progress) -> None:
+    def fetch(self, folder: Path, progress: Progress) -> str | None:
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -84,17 +86,22 @@ class HubSource:
         target = folder / HUGGINGFACE
         target.mkdir()
         try:
-            siblings = HfApi().model_info(self.repository, files_metadata=True).siblings or ()
-            wanted = [file for file in siblings if _loadable(file.rfilename)]
+            info = HfApi().model_info(self.repository, revision=self.commit, files_metadata=True)
+            wanted = [file for file in info.siblings or () if _loadable(file.rfilename)]
             total = sum(file.size or 0 for file in wanted)
             with _reported("download", target, total, progress):
-                names = [file.rfilename for file in wanted]
-                snapshot_download(self.repository, local_dir=target, allow_patterns=names)
+                snapshot_download(
+                    self.repository,
+                    revision=info.sha,
+                    local_dir=target,
+                    allow_patterns=[file.rfilename for file in wanted],
+                )
         except Exception as error:  # among others, those of whichever HTTP client it uses
             raise ModelUnavailable(self._trouble(error)) from error
         shutil.rmtree(target / ".cache", ignore_errors=True)
         if not list(target.glob("*.safetensors")):
             raise ModelUnavailable(f"{self.repository} has no safetensors, the only form we load")
+        return info.sha
 
     def _trouble(self, error: Exception) -> str:
         from huggingface_hub import errors

@@ -29,6 +29,7 @@ from nexus_jobs.adapters.model_folder import (
     unreported,
 )
 from nexus_jobs.adapters.model_sources import BUILT_IN, Source, find_source
+from nexus_jobs.adapters.model_weights import DIGEST_PREFIX, check_files, check_revision
 from nexus_jobs.adapters.packages import check_installed
 from nexus_jobs.adapters.tokenizer_files import copy_tokenizer, stored_precision
 from nexus_jobs.errors import ConfigError, Conflict, ModelUnavailable
@@ -106,11 +107,15 @@ def _fetch(origin: Source, path: Path, progress: Progress) -> ModelFolder:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        origin.fetch(partial, progress)
+        commit = origin.fetch(partial, progress)
         precision = _add_tokenizer(partial)
-        files = record_files(partial, *(part.name for part in partial.iterdir()))
-        manifest = Manifest(name=path.name, source=origin.text, precision=precision, files=files)
-        manifest.write(partial)
+        Manifest(
+            name=path.name,
+            source=origin.text,
+            precision=precision,
+            commit=commit,
+            files=record_files(partial, *(part.name for part in partial.iterdir())),
+        ).write(partial)
         if path.exists():
             shutil.rmtree(path)
         partial.rename(path)
@@ -189,17 +194,32 @@ def resolve(config: ModelConfig, models_dir: Path) -> ModelFolder:
     """The pulled model that `config` names by its path, or by its own name.
 
     Raises:
+        WeightsRefused: it is here and must not be loaded.
         ModelUnavailable: it is not here, or damaged; the message has the command that helps.
         ConfigError: the path leads out of the model root.
     """
     path = _inside(models_dir, _local_name(config.source))
+    check_files(path, models_dir)
     try:
-        return ModelFolder.open(path)
+        folder = ModelFolder.open(path)
     except ValueError as error:
         reason = f"is damaged ({error})" if path.exists() else "has not been pulled"
         raise ModelUnavailable(
-            f"model {config.name} {reason}; run: {_pull_command(config.source)}"
+            f"model {config.name} {reason}; run: {_pull_command(config)}"
         ) from error
+    check_revision(config, folder)
+    return folder
+
+
+def check(config: ModelConfig, models_dir: Path) -> None:
+    """Check the files of a model before anybody loads it.
+
+    Raises:
+        WeightsRefused, ConfigError: it can never be loaded like this.
+        ModelUnavailable: it is not on this machine, or damaged; it may be well on another one.
+    """
+    if config.has_weights:
+        resolve(config, models_dir)
 
 
 def _local_name(source: str) -> str:
@@ -211,11 +231,13 @@ def _on_hub(source: str) -> bool:
     return source.startswith(HUB_PREFIX) or re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) is not None
 
 
-def _pull_command(source: str) -> str:
+def _pull_command(config: ModelConfig) -> str:
+    source, revision = config.source, config.revision or ""
     if source == BUILT_IN.name:
         return f"nexus models pull {source}"
     if _on_hub(source):
-        return f"nexus models pull {HUB_PREFIX}{source.removeprefix(HUB_PREFIX)}"
+        commit = "" if not revision or revision.startswith(DIGEST_PREFIX) else f"@{revision}"
+        return f"nexus models pull {HUB_PREFIX}{source.removeprefix(HUB_PREFIX)}{commit}"
     return f"nexus models pull FOLDER --name {source}, where FOLDER holds its weights"
 
 

@@ -47,6 +47,8 @@ class Manifest:
     name: str
     source: str
     precision: str | None
+    commit: str | None = None
+    """That of a hub's model."""
     files: Mapping[str, FileRecord] = field(default_factory=dict)
 
     @property

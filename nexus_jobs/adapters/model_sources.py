@@ -45,8 +45,8 @@ class Source(Protocol):
     def checksums(self) -> Mapping[str, str]:
         """SHA-256 of the files that `fetch` would bring, as far as they can be known before."""
 
-    def fetch(self, folder: Path, progress: Progress) -> None:
-        """Write gguf/, huggingface/ or onnx/ into `folder`.
+    def fetch(self, folder: Path, progress: Progress) -> str | None:
+        """Write gguf/, huggingface/ or onnx/ into `folder`; the commit of what came, if it has one.
 
         Raises:
             ModelUnavailable: the weights cannot be had, or are of a kind we do not run.
@@ -91,14 +91,15 @@ def find_source(text: str) -> Source:
     if text == BUILT_IN.name:
         return BUILT_IN
     if text.startswith(HUB_PREFIX):
-        return HubSource(text.removeprefix(HUB_PREFIX))
+        repository, _, commit = text.removeprefix(HUB_PREFIX).partition("@")
+        return HubSource(repository, commit or None)
     path = Path(text).expanduser()
     if path.exists():
         path = path.resolve()
         return LocalSource(path, _files_of(path))
     raise ModelUnavailable(
         f"there is no model source {text!r}{did_you_mean(text, [BUILT_IN.name])} (it can be "
-        f"{BUILT_IN.name}, a hub's model as hf:organisation/name, or a folder on this machine)"
+        f"{BUILT_IN.name}, a hub's model as hf:organisation/name[@commit], or a folder here)"
     )
 
 

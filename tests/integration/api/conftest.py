@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
 from api.app import create_app
-from nexus_jobs.bootstrap import Services, build_memory_services
+from nexus_jobs import fleet_view
+from nexus_jobs.bootstrap import Platform, Services, connect_memory, services_on
+from nexus_jobs.config import Settings, load_settings
 from nexus_jobs.job import FinishReason, Job, JobError, Outcome, Result
 from nexus_jobs.models import ModelConfig
 from nexus_jobs.ports import Channel
@@ -18,14 +21,27 @@ from nexus_jobs.states import Event
 Finish = Callable[..., list[Job]]
 
 
+MODELS = [
+    ModelConfig(name="simulated", type="simulated", max_sequence_length=512),
+    ModelConfig(name="smollm2-135m", max_batch_size=32),
+]
+
+
 @pytest.fixture
-def services() -> Iterator[Services]:
-    services = build_memory_services(
-        [
-            ModelConfig(name="simulated", type="simulated", max_sequence_length=512),
-            ModelConfig(name="smollm2-135m", max_batch_size=32),
-        ]
-    )
+def settings(tmp_path: Path) -> Settings:
+    """With an empty model root of its own."""
+    return load_settings(model_root=tmp_path / "models")
+
+
+@pytest.fixture
+def platform(settings: Settings) -> Platform:
+    return connect_memory(MODELS, settings)
+
+
+@pytest.fixture
+def services(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
+    monkeypatch.setattr(fleet_view, "KEPT_SECONDS", 0.0)
+    services = services_on(platform)
     yield services
     services.close()
 

@@ -13,6 +13,15 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 from werkzeug.test import TestResponse
 
+from nexus_jobs.bootstrap import Services
+from nexus_jobs.fleet import (
+    Action,
+    Decision,
+    ModelState,
+    Recommendation,
+    ServedModel,
+    WorkerReport,
+)
 from nexus_jobs.states import Event
 
 DOCUMENTATION = ("/api/v1/docs/", "/api/v1/openapi.json")
@@ -62,6 +71,33 @@ def _strict(schema: Any) -> Any:
     if schema.get("type") == "object" and "properties" in schema:
         closed["additionalProperties"] = False
     return closed
+
+
+def test_answers_about_the_fleet_have_the_described_shape(
+    client: FlaskClient, services: Services, document: dict[str, Any]
+):
+    def call(path: str, method: str = "get", name: str = "own", **options: Any) -> None:
+        answer = getattr(client, method)(path.format(name=name), **options)
+        _check(document, path, method, answer)
+
+    served = {"simulated": ServedModel(ModelState.READY, healthy_at=1.0)}
+    worker = WorkerReport(id="w1", host="h", pid=1, device="cpu", models=served)
+    services.platform.store.report(worker)
+    services.schedule.lead("me", seconds=60)
+    load = Decision(action=Action.LOAD, model="simulated", worker="w1", reason="backlog")
+    services.schedule.decide("me", [load])
+    services.schedule.recommend([Recommendation(model="simulated", replicas=2, reason="backlog")])
+    models, one = "/api/v1/models", "/api/v1/models/{name}"
+    call(models, "post", json={"name": "own", "type": "simulated"})
+    call(models, "post", json={"name": "own", "type": "no such type"})
+    call(one)
+    call(one, name="simulated")
+    call(one, name="none")
+    for wanted in ("load", "unload", "auto"):
+        call(f"{one}/{wanted}", "post")
+    call(one, "delete", name="simulated")
+    call("/api/v1/workers")
+    call("/api/v1/assignments")
 
 
 def test_real_answers_have_the_described_shape(

@@ -10,7 +10,14 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from nexus_jobs.bootstrap import Services
-from nexus_jobs.fleet import ModelState, ServedModel, WorkerReport
+from nexus_jobs.fleet import (
+    Activity,
+    ModelState,
+    Recommendation,
+    ServedModel,
+    Wanted,
+    WorkerReport,
+)
 
 
 def report(services: Services, worker_id: str, models: Mapping[str, ServedModel]) -> None:
@@ -23,18 +30,23 @@ def model(client: FlaskClient, path: str = "/api/v1/models") -> dict[str, Any]:
     return found["smollm2-135m"]
 
 
-@pytest.mark.parametrize("path", ["/api/v1/models", "/health/models"])
-def test_a_model_that_no_worker_serves_says_so(client: FlaskClient, path: str):
-    assert model(client, path) == {
+def test_a_model_that_no_worker_has_is_just_registered(client: FlaskClient):
+    assert model(client) == {
         "name": "smollm2-135m",
         "object": "model",
         "type": "auto",
         "engine": None,
-        "state": "unserved",
+        "state": "registered",
         "reason": None,
         "workers": 0,
         "max_batch_size": 32,
         "max_sequence_length": 2048,
+        "version": 1,
+        "origin": "file",
+        "wanted": "auto",
+        "load_seconds": None,
+        "memory_mb": None,
+        "placements": [],
     }
 
 
@@ -52,7 +64,36 @@ def test_a_model_is_as_well_as_its_best_worker(client: FlaskClient, services: Se
 
 def test_a_worker_that_drains_serves_no_longer(client: FlaskClient, services: Services):
     report(services, "a", {"smollm2-135m": ServedModel(ModelState.DRAINING, "onnx")})
-    assert model(client)["state"] == "unserved"
+    draining = model(client)
+    assert (draining["state"], draining["workers"]) == ("draining", 0)
+
+
+def test_models_are_healthy_until_one_has_failed_everywhere(
+    client: FlaskClient, services: Services
+):
+    name = "smollm2-135m"
+
+    def health() -> tuple[int, str]:
+        answer = client.get("/health/models")
+        return answer.status_code, answer.json["status"]
+
+    assert health() == (200, "ok")
+    report(services, "a", {name: ServedModel(ModelState.FAILED, reason="no file")})
+    assert health() == (503, "failed")
+    report(services, "b", {name: ServedModel(ModelState.READY, healthy_at=1.5)})
+    assert health() == (200, "ok")
+    assert model(client, "/health/models") == {
+        "name": name,
+        "state": "ready",
+        "reason": None,
+        "healthy_at": "1970-01-01T00:00:01.500Z",
+        "workers": 1,
+    }
+    services.fleet.retire("b", pid=1)
+    assert health() == (503, "failed")
+    services.fleet.want(name, Wanted.UNLOADED)
+    assert health() == (200, "ok")
+    assert model(client)["state"] == "unloaded"
 
 
 @pytest.mark.parametrize(
@@ -117,3 +158,29 @@ def test_metrics_count_what_was_submitted(client: FlaskClient):
     before = submitted()
     client.post("/api/v1/jobs", json={"model": "simulated", "prompt": "count me"})
     assert submitted() == before + 1
+
+
+def test_metrics_sum_what_the_workers_say(client: FlaskClient, services: Services):
+    busy = ServedModel(
+        ModelState.READY,
+        running=3,
+        slots=8,
+        memory_mb=2.0,
+        activity=Activity(tokens_per_second=12.5),
+    )
+    report(services, "a", {"simulated": busy})
+    report(services, "b", {"simulated": busy})
+    services.schedule.recommend([Recommendation(model="simulated", replicas=3, reason="backlog")])
+    gauges = {
+        (sample.name, sample.labels["model"]): sample.value
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for sample in family.samples
+        if family.type == "gauge" and "model" in sample.labels
+    }
+    assert gauges["nexus_model_ready_workers", "simulated"] == 2
+    assert gauges["nexus_model_ready_workers", "smollm2-135m"] == 0
+    assert gauges["nexus_slots_used", "simulated"] == 6
+    assert gauges["nexus_slots_total", "simulated"] == 16
+    assert gauges["nexus_tokens_per_second", "simulated"] == 25
+    assert gauges["nexus_model_memory_bytes", "simulated"] == 4 * 2**20
+    assert gauges["nexus_recommended_replicas", "simulated"] == 3
