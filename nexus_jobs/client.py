@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx
 
@@ -125,6 +126,27 @@ class Client:
 
     def models(self) -> list[Document]:
         return list(self._call("GET", "models")["data"])
+
+    def model(self, name: str) -> Document:
+        return self._call("GET", f"models/{quote(name)}")
+
+    def register_model(self, config: Mapping[str, Any]) -> Document:
+        return self._call("POST", "models", json=config)
+
+    def remove_model(self, name: str) -> None:
+        with self._answer("DELETE", f"models/{quote(name)}"):
+            pass
+
+    def want_model(self, name: str, call: str, wait: float = 0.0) -> Document:
+        """`call` is load, unload or auto; the model when it is so, or `wait` seconds are over."""
+        return self._call("POST", f"models/{quote(name)}/{call}", params={"wait": wait})
+
+    def workers(self) -> list[Document]:
+        return list(self._call("GET", "workers")["data"])
+
+    def assignments(self, decisions: int) -> Document:
+        """Who is to serve what, so many of the latest decisions, and the recommendations."""
+        return self._call("GET", "assignments", params={"decisions": decisions})
 
     def ready(self) -> bool:
         """Whether the server says that it can take jobs and have them run."""

@@ -6,8 +6,7 @@ import re
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +27,7 @@ from nexus_jobs.adapters.model_folder import (
     record_files,
     unreported,
 )
+from nexus_jobs.adapters.model_listing import PARTIAL
 from nexus_jobs.adapters.model_sources import BUILT_IN, Source, find_source
 from nexus_jobs.adapters.model_weights import DIGEST_PREFIX, check_files, check_revision
 from nexus_jobs.adapters.packages import check_installed
@@ -37,7 +37,6 @@ from nexus_jobs.models import MODEL_NAME, ModelConfig, Precision
 
 ONNX_PRECISION: Final[Precision] = "int8"
 """What the onnx engine runs unless the model says otherwise."""
-_PARTIAL: Final = ".partial"
 
 
 def pull(
@@ -103,11 +102,12 @@ def _built(manifest: Manifest) -> set[str]:
 
 def _fetch(origin: Source, path: Path, progress: Progress) -> ModelFolder:
     """Write the model beside `path` and move it there when it is complete."""
-    partial = path.with_name(f".{path.name}{_PARTIAL}")
+    partial = path.with_name(f".{path.name}{PARTIAL}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         commit = origin.fetch(partial, progress)
+        check_files(partial, path.parent)
         precision = _add_tokenizer(partial)
         Manifest(
             name=path.name,
@@ -246,53 +246,6 @@ def _inside(models_dir: Path, name: str) -> Path:
     if models_dir.resolve() not in path.parents:
         raise ConfigError(f"model path {name!r} leads out of the model root {models_dir}")
     return path
-
-
-class FolderState(StrEnum):
-    """Where a model folder stands."""
-
-    PULLED = "pulled"
-    PARTIAL = "partial"  # a pull is under way, or was interrupted
-    DAMAGED = "damaged"  # files are missing or incomplete; pull it again
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelEntry:
-    """One line of a list of models; `precision` is that of the weights as they were pulled."""
-
-    name: str
-    state: FolderState
-    formats: Collection[str] = ()
-    source: str | None = None
-    precision: str | None = None
-    size: int = 0
-    reason: str | None = None
-
-
-def list_models(models_dir: Path) -> list[ModelEntry]:
-    """The models in the model root, by name."""
-    if not models_dir.is_dir():
-        return []
-    entries = [_entry(path) for path in models_dir.iterdir() if path.is_dir()]
-    return sorted(entries, key=lambda entry: entry.name)
-
-
-def _entry(path: Path) -> ModelEntry:
-    if path.name.startswith("."):
-        name = path.name.removeprefix(".").removesuffix(_PARTIAL)
-        return ModelEntry(name=name, state=FolderState.PARTIAL, reason="the pull has not ended")
-    try:
-        folder = ModelFolder.open(path)
-    except ValueError as error:
-        return ModelEntry(name=path.name, state=FolderState.DAMAGED, reason=str(error))
-    return ModelEntry(
-        name=folder.name,
-        state=FolderState.PULLED,
-        formats=folder.formats,
-        source=folder.manifest.source,
-        precision=folder.manifest.precision,
-        size=folder.size,
-    )
 
 
 @contextmanager

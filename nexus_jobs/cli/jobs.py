@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
-from nexus_jobs.cli.options import DEFAULT_URL, MaxTokens, Priority, Seed, Temperature, Url
+from nexus_jobs.cli.options import DEFAULT_URL, MaxTokens, Priority, Seed, Temperature, Url, given
 from nexus_jobs.cli.output import show_document, show_table
 from nexus_jobs.client import LONGEST_WAIT, Client, Document, Refused
 from nexus_jobs.states import TERMINAL, State
@@ -59,7 +59,7 @@ def submit(
         "priority": priority,
     }
     with Client(url) as client:
-        job = client.submit_job(_given(body), idempotency_key)
+        job = client.submit_job(given(body), idempotency_key)
         if wait:
             _print_answer(_ended(client, job))
         else:
@@ -78,7 +78,7 @@ def list_jobs(
     which = {"state": state, "model": model, "bulk": bulk, "limit": limit}
     columns = ("id", "model", "state", "attempt", "cached", "error", "submitted_at", "finished_at")
     with Client(url) as client:
-        jobs = client.jobs(_given(which))
+        jobs = client.jobs(given(which))
     rows = ({**job, "error": job["error"] and job["error"]["code"]} for job in jobs)
     show_table(columns, ([row[column] for column in columns] for row in rows))
 
@@ -120,22 +120,18 @@ def retry(
         "priority": priority,
     }
     with Client(url) as client:
-        which = _given({"state": state, "model": model, "limit": PAGE})
+        which = given({"state": state, "model": model, "limit": PAGE})
         # all before the first is retried, since that takes it off the list
         chosen = jobs or [job["id"] for job in list(client.all_jobs(which))]
         again = 0
         for job in chosen:
             try:
-                client.retry_job(job, _given(changes))
+                client.retry_job(job, given(changes))
                 again += 1
             except Refused as error:
                 if jobs or error.code != "conflict":  # a chosen one may have been retried meanwhile
                     raise
     typer.echo(f"queued again: {again}")
-
-
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _ended(client: Client, job: Document) -> Document:

@@ -11,6 +11,7 @@ import typer
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from nexus_jobs.cli import registry
 from nexus_jobs.cli.options import DEFAULT_URL, DataDir, Url
 from nexus_jobs.cli.output import console, show_table
 from nexus_jobs.cli.tune import tune
@@ -20,16 +21,21 @@ from nexus_jobs.errors import ModelUnavailable
 from nexus_jobs.models import ModelConfig, Precision, load_models
 
 if TYPE_CHECKING:
-    from nexus_jobs.adapters.model_files import ModelEntry
     from nexus_jobs.adapters.model_folder import ModelFolder
     from nexus_jobs.adapters.model_folder import Progress as Report
+    from nexus_jobs.adapters.model_listing import ModelEntry
 
 Row = tuple[object, ...]
 
-app = typer.Typer(help="The models on this machine.", no_args_is_help=True)
+app = typer.Typer(help="The models of a server, and those on this machine.", no_args_is_help=True)
 app.command()(tune)
+app.command()(registry.add)
+app.command()(registry.show)
+app.command()(registry.load)
+app.command()(registry.unload)
+app.command()(registry.auto)
+app.command()(registry.remove)
 
-WITHOUT_WEIGHTS: Final = ("simulated", "upstream")
 _COLUMNS: Final = ("name", "state", "engine", "type", "precision", "size", "formats")
 
 
@@ -63,8 +69,8 @@ def pull(
 
 @app.command("list")
 def list_models(data_dir: DataDir = None, url: Url = DEFAULT_URL) -> None:
-    """List what the models file names and what is pulled; with a server also what runs it."""
-    from nexus_jobs.adapters import model_files
+    """List what the models file names and what is pulled; with a server also what it serves."""
+    from nexus_jobs.adapters import model_listing
 
     settings = _settings(data_dir)
     served = _served(url)
@@ -72,19 +78,24 @@ def list_models(data_dir: DataDir = None, url: Url = DEFAULT_URL) -> None:
     folders = {model.name: _folder(settings, model) for model in configured}
     rows = [_configured(model, folders[model.name], served.get(model.name)) for model in configured]
     shown = {folder.name for folder in folders.values() if folder}
-    pulled = model_files.list_models(settings.models_dir)
-    rows += [_only_pulled(entry) for entry in pulled if entry.name not in shown]
+    rows += [_only_served(one) for name, one in served.items() if name not in folders]
+    pulled = model_listing.list_models(settings.models_dir)
+    rows += [_only_pulled(entry) for entry in pulled if entry.name not in shown | served.keys()]
     show_table(_COLUMNS, rows)
 
 
 def _configured(model: ModelConfig, folder: ModelFolder | None, served: Document | None) -> Row:
-    state = "no weights needed" if model.type in WITHOUT_WEIGHTS else "not pulled"
+    state = "not pulled" if model.has_weights else "no weights needed"
     engine = None
     if folder:
         state = "pulled"
     if served:
         state, engine = served["state"], served["engine"]
     return (model.name, state, engine, model.type, *_weights(folder))
+
+
+def _only_served(served: Document) -> Row:
+    return (served["name"], served["state"], served["engine"], served["type"], None, None, None)
 
 
 def _only_pulled(entry: ModelEntry) -> Row:

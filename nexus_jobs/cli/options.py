@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,3 +18,8 @@ Priority = Annotated[int | None, typer.Option(help="0 is the most urgent, 9 the 
 Host = Annotated[str | None, typer.Option(help="Instead of server.host.")]
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Instead of server.port.")]
 DataDir = Annotated[Path | None, typer.Option(help="Where everything is kept.", file_okay=False)]
+
+
+def given(values: dict[str, Any]) -> dict[str, Any]:
+    """Those of the options that were given."""
+    return {name: value for name, value in values.items() if value is not None}

@@ -14,7 +14,6 @@ import typer
 
 from nexus_jobs.autoscaling import Autoscaler
 from nexus_jobs.cli.local_workers import LocalWorkers
-from nexus_jobs.cli.models import WITHOUT_WEIGHTS
 from nexus_jobs.cli.options import DataDir, Host, Port
 from nexus_jobs.cli.preflight import check_host, check_ports, locked
 from nexus_jobs.cli.roles import STOP_SECONDS
@@ -199,7 +198,7 @@ def _trouble(settings: Settings, model: ModelConfig) -> str | None:
     """Why no worker can serve the model, if its weights are not here."""
     from nexus_jobs.adapters import model_files
 
-    if model.type in WITHOUT_WEIGHTS:
+    if not model.has_weights:
         return None
     try:
         model_files.resolve(model, settings.models_dir)

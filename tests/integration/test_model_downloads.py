@@ -15,10 +15,12 @@ from threading import Thread
 import pytest
 
 from nexus_jobs.adapters.model_downloads import WheelSource
-from nexus_jobs.adapters.model_files import FolderState, list_models, pull
+from nexus_jobs.adapters.model_files import pull, resolve
 from nexus_jobs.adapters.model_folder import ModelFolder
+from nexus_jobs.adapters.model_listing import FolderState, list_models
 from nexus_jobs.adapters.model_sources import BUILT_IN
-from nexus_jobs.errors import ModelUnavailable
+from nexus_jobs.errors import ModelUnavailable, WrongRevision
+from nexus_jobs.models import ModelConfig
 
 
 @pytest.mark.model
@@ -47,7 +49,11 @@ PULL = (
     "import sys; from pathlib import Path; from nexus_jobs.adapters.model_files import pull\n"
     "pull(sys.argv[1], models_dir=Path(sys.argv[2]))"
 )
-COMMIT = "c" * 40
+COMMIT, OLDER = "c" * 40, "b" * 40
+
+
+def commit_of(path: str) -> str:
+    return OLDER if OLDER in path else COMMIT
 
 
 def pull_from_hub(address: str, name: str, models_dir: Path) -> str:
@@ -83,7 +89,7 @@ def hub(tiny_folder: Path) -> Iterator[str]:
             body = self._body()
             self.send_response(404 if body is None else 200)
             self.send_header("Content-Length", str(len(body or b"")))
-            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("X-Repo-Commit", commit_of(self.path))
             self.send_header("ETag", sha256(body or b"").hexdigest())
             self.send_header("X-Error-Code", "RepoNotFound")
             self.end_headers()
@@ -94,7 +100,7 @@ def hub(tiny_folder: Path) -> Iterator[str]:
             path = self.path.partition("?")[0]
             if path.startswith("/org/Tiny-Model/resolve/"):
                 return content[path.split("/", 5)[5]]
-            if path.startswith(f"/api/models/org/Tiny-Model/tree/{COMMIT}"):
+            if path.startswith(f"/api/models/org/Tiny-Model/tree/{commit_of(self.path)}"):
                 return json.dumps(
                     [
                         {"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
@@ -103,7 +109,11 @@ def hub(tiny_folder: Path) -> Iterator[str]:
                 ).encode()
             if path.startswith("/api/models/org/Tiny-Model"):
                 siblings = [{"rfilename": name, "size": len(d)} for name, d in content.items()]
-                document = {"id": "org/Tiny-Model", "sha": COMMIT, "siblings": siblings}
+                document = {
+                    "id": "org/Tiny-Model",
+                    "sha": commit_of(self.path),
+                    "siblings": siblings,
+                }
                 return json.dumps(document).encode()
             return None
 
@@ -125,11 +135,20 @@ def test_a_hubs_model_comes_without_pickles_and_other_formats(
     assert pull_from_hub(hub, "org/Tiny-Model", model_root) == ""
     folder = ModelFolder.open(model_root / "tiny-model")
     assert folder.manifest.source == "hf:org/Tiny-Model"
+    assert resolve(ModelConfig(name="m", path="org/Tiny-Model", revision=COMMIT), model_root)
     brought = {path.name for path in (folder.path / "huggingface").iterdir()}
     assert brought == {path.name for path in tiny_folder.iterdir()} - {"pytorch_model.bin"}
     for name in brought:
         copied = folder.path / "huggingface" / name
         assert copied.read_bytes() == (tiny_folder / name).read_bytes()
+
+
+def test_an_older_commit_can_be_pulled(hub: str, model_root: Path) -> None:
+    assert pull_from_hub(hub, f"org/Tiny-Model@{OLDER}", model_root) == ""
+    folder = ModelFolder.open(model_root / "tiny-model")
+    assert (folder.manifest.source, folder.manifest.commit) == (f"hf:org/Tiny-Model@{OLDER}", OLDER)
+    with pytest.raises(WrongRevision, match=f"is {OLDER}"):
+        resolve(ModelConfig(name="m", path="org/Tiny-Model", revision=COMMIT), model_root)
 
 
 def test_a_model_the_hub_has_not_is_a_clear_error(hub: str, model_root: Path) -> None:

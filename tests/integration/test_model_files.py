@@ -13,8 +13,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from nexus_jobs.adapters.engines.build import load_tokenizer
-from nexus_jobs.adapters.model_files import FolderState, list_models, pull, resolve
+from nexus_jobs.adapters.model_files import pull, resolve
 from nexus_jobs.adapters.model_folder import FileRecord
+from nexus_jobs.adapters.model_listing import FolderState, list_models
 from nexus_jobs.adapters.tokenizer import FileTokenizer
 from nexus_jobs.errors import ConfigError, Conflict, ModelUnavailable
 from nexus_jobs.job import Message
