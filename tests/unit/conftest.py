@@ -1,13 +1,17 @@
 """Fixtures of the unit tests."""
 
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from nexus_jobs import cli
 from nexus_jobs.bootstrap import Services, build_memory_services
 from nexus_jobs.models import ModelConfig
 from tests.unit.memory_services import MODEL
 from tests.unit.memory_worker import Worker
+from tests.unit.scripted_server import Script, serving
 
 
 @pytest.fixture
@@ -34,3 +38,23 @@ def services() -> Iterator[Services]:
     built = build_memory_services([MODEL, ModelConfig(name="smollm2-135m")])
     yield built
     built.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Script]:
+    with serving() as script:
+        yield script
+
+
+@pytest.fixture
+def nexus(server: Script, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a command against the script; its exit code."""
+    monkeypatch.setenv("NEXUS_URL", server.url)
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["nexus", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0)
+
+    return run
