@@ -15,6 +15,7 @@ import uuid_utils
 from nexus_jobs.bootstrap import connect
 from nexus_jobs.config import Settings
 from nexus_jobs.errors import StoreUnavailable
+from nexus_jobs.fleet_view import FleetView
 from nexus_jobs.maintenance import Maintenance
 from nexus_jobs.scheduling import Scheduling
 from nexus_jobs.telemetry import configure_logging
@@ -43,7 +44,7 @@ def main(settings: Settings) -> None:
         jobs=store,
         fleet=store,
         schedule=store,
-        reports=lambda: store.workers(max_age=settings.jobs.lease_seconds),
+        reports=FleetView(store, platform.loads).workers,
         settings=settings.scheduler,
     )
     log.info("scheduler.started")
