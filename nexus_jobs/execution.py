@@ -182,6 +182,7 @@ def _ending(job: Job, outcome: Outcome, settled: Settled) -> Ending | None:
     if job.bulk_id is not None:
         return None
     return Ending(
+        model=job.request.model,
         state=settled.state,
         attempt=outcome.lease.attempt,
         started_at=job.started_at,

@@ -203,8 +203,12 @@ class Channel(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """The fields of a job that got their last value when it ran and ended."""
+    """The model of a job, and its fields that got their last value when it ran and ended.
 
+    Where both result and error are missing, only the row has them.
+    """
+
+    model: str
     state: State
     attempt: int
     started_at: float | None

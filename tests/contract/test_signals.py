@@ -101,6 +101,7 @@ def ending(text: str) -> Ending:
         text=text, finish_reason=FinishReason.LENGTH, prompt_tokens=1, completion_tokens=2
     )
     return Ending(
+        model="m",
         state=State.SUCCEEDED, attempt=2, started_at=1.25, finished_at=2.5, worker="w",
         result=result,
     )  # fmt: skip

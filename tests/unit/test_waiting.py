@@ -104,7 +104,9 @@ def test_a_job_that_ended_before_does_not_delay_the_others(services, monkeypatch
 def test_what_is_told_between_two_looks_wakes_the_waiter(services, monkeypatch):
     monkeypatch.setattr("nexus_jobs.waiting.LOOK_AGAIN_SECONDS", 0.05)
     a, b = services.jobs.submit([ask("a"), ask("b")])
-    ending = Ending(state=State.SUCCEEDED, attempt=1, started_at=1.0, finished_at=2.0, worker="w")
+    ending = Ending(
+        model="m", state=State.SUCCEEDED, attempt=1, started_at=1.0, finished_at=2.0, worker="w"
+    )
 
     class Store:
         def get_many(self, _ids):
