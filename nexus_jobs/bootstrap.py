@@ -28,13 +28,21 @@ from nexus_jobs.execution import Settlement
 from nexus_jobs.exposition import Exposition
 from nexus_jobs.intake import Catalog, Intake
 from nexus_jobs.models import ModelConfig, load_models
-from nexus_jobs.ports import BulkStore, FleetStore, JobStore, ResultCache, Signals, TicketQueue
+from nexus_jobs.ports import (
+    BulkStore,
+    FleetStore,
+    JobStore,
+    ResultCache,
+    RouteStore,
+    Signals,
+    TicketQueue,
+)
 from nexus_jobs.service import JobService
 from nexus_jobs.waiting import EndedWatch
 
 
-class Store(JobStore, BulkStore, FleetStore, Protocol):
-    """One database answers all three store ports."""
+class Store(JobStore, BulkStore, FleetStore, RouteStore, Protocol):
+    """One database answers all four store ports."""
 
     def close(self) -> None: ...
 

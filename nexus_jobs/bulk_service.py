@@ -197,17 +197,16 @@ class BulkService:
             NotFound: there is no such bulk.
             Conflict: it has no such row, or is not accepted.
         """
-        bulk = self._get(bulk_id)
-        count = self._store.replay_bulk(
+        counts = self._store.replay_bulk(
             bulk_id,
             attempts=self._settings.max_attempts,
             slack_seconds=self._settings.slack_seconds,
         )
         self._counts.forget(bulk_id)
         status = self.status(bulk_id)
-        if not count:
+        if not counts:
             raise Conflict(f"bulk {bulk_id} is {status.state}, and no row failed that has run")
-        self._committer.ring({bulk.model: count})
+        self._committer.ring(counts)
         return status
 
     def rows(self, bulk_id: str) -> Iterator[Job]:

@@ -28,7 +28,7 @@ class SqlFleet:
         with self._database.write() as connection:
             gone = models.c.name.not_in([row["name"] for row in rows])
             connection.execute(delete(models).where(gone))
-            _upsert(connection, models, rows)
+            upsert(connection, models, rows)
 
     def models(self) -> list[ModelConfig]:
         with self._database.read() as connection:
@@ -44,7 +44,7 @@ class SqlFleet:
             "models": dict(worker.models),
         }
         with self._database.write() as connection:
-            _upsert(connection, workers, [{**row, "seen_at": now(connection)}])
+            upsert(connection, workers, [{**row, "seen_at": now(connection)}])
 
     def retire(self, worker_id: str, pid: int) -> None:
         mine = and_(workers.c.id == worker_id, workers.c.pid == pid)
@@ -72,7 +72,7 @@ def _served(value: dict[str, Any]) -> ServedModel:
     return ServedModel(**{**value, "state": ModelState(value["state"])})
 
 
-def _upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
     """Insert rows, or overwrite those that have the same primary key."""
     if not rows:
         return

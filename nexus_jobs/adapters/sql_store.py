@@ -8,10 +8,11 @@ from nexus_jobs.adapters.sql_fleet import SqlFleet
 from nexus_jobs.adapters.sql_jobs import SqlJobs
 from nexus_jobs.adapters.sql_keys import SqlKeys
 from nexus_jobs.adapters.sql_leases import SqlLeases
+from nexus_jobs.adapters.sql_routes import SqlRoutes
 
 
-class SqlStore(SqlJobs, SqlKeys, SqlLeases, SqlBulks, SqlFleet):
-    """JobStore, BulkStore and FleetStore on one database whose schema is up to date.
+class SqlStore(SqlJobs, SqlKeys, SqlLeases, SqlBulks, SqlFleet, SqlRoutes):
+    """JobStore, BulkStore, FleetStore and RouteStore on one database whose schema is up to date.
 
     `pool_size` is the most connections it opens, but for two that claim. Threads may share it; a
     process that forks must not have used it yet.
