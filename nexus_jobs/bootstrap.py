@@ -20,13 +20,14 @@ from nexus_jobs.adapters.redis_signals import RedisSignals
 from nexus_jobs.adapters.sql_store import SqlStore
 from nexus_jobs.bulk_service import BulkService
 from nexus_jobs.caching import StoredResults, TieredCache
+from nexus_jobs.catalog import Catalog
 from nexus_jobs.committing import Committer
 from nexus_jobs.config import Settings
 from nexus_jobs.engine import Tokenizer
 from nexus_jobs.errors import QueueUnavailable, StoreUnavailable
 from nexus_jobs.execution import Settlement
 from nexus_jobs.exposition import Exposition
-from nexus_jobs.intake import Catalog, Intake
+from nexus_jobs.intake import Intake
 from nexus_jobs.models import ModelConfig, load_models
 from nexus_jobs.ports import (
     BulkStore,
@@ -37,6 +38,8 @@ from nexus_jobs.ports import (
     Signals,
     TicketQueue,
 )
+from nexus_jobs.route_service import RouteService
+from nexus_jobs.router import Router
 from nexus_jobs.service import JobService
 from nexus_jobs.waiting import EndedWatch
 
@@ -71,6 +74,7 @@ class Services:
     settings: Settings
     jobs: JobService
     bulks: BulkService
+    routes: RouteService
     fleet: FleetStore
     metrics: Exposition
     committer: Committer
@@ -150,12 +154,20 @@ def services_on(platform: Platform) -> Services:
     """The API's services on the adapters of `platform`."""
     settings, store = platform.settings, platform.store
     signals = platform.signals
+    catalog = Catalog(store, store, settings.load_balancer)
+    router = Router(store=store, fleet=store, signals=signals)
     intake = Intake(
         settings=settings.jobs,
-        catalog=Catalog(store),
+        catalog=catalog,
+        router=router,
         tokenizer=_tokenizers(settings.models_dir),
     )
-    committer = Committer(store=store, cache=platform.cache, tickets=platform.tickets)
+    committer = Committer(
+        store=store,
+        cache=platform.cache,
+        tickets=platform.tickets,
+        never_run=router.withdraw,
+    )
     watch = EndedWatch(store, signals, limit=settings.server.max_waiting)
     return Services(
         settings=settings,
@@ -169,6 +181,7 @@ def services_on(platform: Platform) -> Services:
             store=store,
             signals=signals,
         ),
+        routes=RouteService(store=store, catalog=catalog, router=router),
         fleet=store,
         metrics=Exposition(store, settings.metrics.collection_interval),
         committer=committer,

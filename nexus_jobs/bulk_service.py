@@ -124,7 +124,7 @@ class BulkService:
         Raises:
             InvalidRequest: the file as a whole cannot be used; nothing was accepted.
         """
-        self._intake.model(model)
+        self._intake.check_name(model)
         written = {"priority": str(BULK_PRIORITY), **defaults}
         options = parse_text(Generation, written)
         layout = files.inspect(stream)  # last, since it reads the whole file
@@ -147,8 +147,8 @@ class BulkService:
             InvalidRequest: one of them can never run.
         """
         drafts = [
-            replace(self._intake.draft(request), cells=[request.prompt or ""])
-            for request in requests
+            replace(draft, cells=[draft.request.prompt or ""])
+            for draft in self._intake.drafts(requests)
         ]
         bulk = self._begin(requests[0].model, "", ("prompt",), len(drafts))
         self._import(bulk, iter(drafts))

@@ -249,6 +249,10 @@ class Ending:
     result: Result | None = None
     error: JobError | None = None
 
+    @property
+    def whole(self) -> bool:
+        return self.result is not None or self.error is not None
+
 
 Hints = Mapping[str, Ending | None]
 """Jobs by id; with how they ended where the sender knows, else None: the row has it."""

@@ -5,7 +5,7 @@ Times are monotonic seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from hashlib import blake2b
@@ -14,6 +14,7 @@ from math import ceil, exp, log
 from typing import Final
 
 from nexus_jobs.errors import RanTooLong
+from nexus_jobs.fleet import ModelState, WorkerReport
 from nexus_jobs.job import Request
 from nexus_jobs.ports import Ending
 from nexus_jobs.route import Algorithm, Route
@@ -139,6 +140,27 @@ def choose(
         return _by_chance(well, chance).model
     turned = well[turn % len(well) :] + well[: turn % len(well)]  # equals take turns
     return min(turned, key=_COSTS[route.algorithm]).model
+
+
+def reachable(workers: Iterable[WorkerReport]) -> frozenset[str]:
+    """The models that some worker has ready, or will have soon."""
+    return _in_states(workers, {ModelState.READY, ModelState.LOADING})
+
+
+def broken(workers: Sequence[WorkerReport]) -> frozenset[str]:
+    """The models that failed on every worker that was to serve them."""
+    return _in_states(workers, {ModelState.FAILED}) - _in_states(
+        workers, set(ModelState) - {ModelState.FAILED}
+    )
+
+
+def _in_states(workers: Iterable[WorkerReport], states: Collection[ModelState]) -> frozenset[str]:
+    return frozenset(
+        name
+        for worker in workers
+        for name, served in worker.models.items()
+        if served.state in states
+    )
 
 
 def prefix_key(request: Request) -> bytes:

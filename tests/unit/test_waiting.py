@@ -105,7 +105,13 @@ def test_what_is_told_between_two_looks_wakes_the_waiter(services, monkeypatch):
     monkeypatch.setattr("nexus_jobs.waiting.LOOK_AGAIN_SECONDS", 0.05)
     a, b = services.jobs.submit([ask("a"), ask("b")])
     ending = Ending(
-        model="m", state=State.SUCCEEDED, attempt=1, started_at=1.0, finished_at=2.0, worker="w"
+        model="m",
+        state=State.SUCCEEDED,
+        attempt=1,
+        started_at=1.0,
+        finished_at=2.0,
+        worker="w",
+        result=ANSWER,
     )
 
     class Store:
