@@ -19,7 +19,7 @@ Schema = dict[str, Any]
 Direction = Literal["validation", "serialization"]
 
 REFERENCE = "#/components/schemas/{model}"
-ARGUMENT = re.compile(r"<uuid:(\w+)>")
+ARGUMENT = re.compile(r"<(uuid:)?(\w+)>")
 
 PREFER = {
     "name": "Prefer",
@@ -42,7 +42,7 @@ def document(routes: Sequence[Route], version: str) -> Schema:
     shapes, components = _shapes(routes)
     paths: dict[str, Schema] = {}
     for route in routes:
-        path = ARGUMENT.sub(r"{\1}", route.path)
+        path = ARGUMENT.sub(r"{\2}", route.path)
         paths.setdefault(path, {})[route.method.lower()] = _operation(route, shapes)
     return {
         "openapi": "3.1.0",
@@ -109,10 +109,14 @@ def _content(answer: Any, shapes: Mapping[type, Schema]) -> Schema:
 
 
 def _path_parameters(path: str) -> list[Schema]:
-    schema = {"type": "string", "format": "uuid"}
     return [
-        {"name": name, "in": "path", "required": True, "schema": schema}
-        for name in ARGUMENT.findall(path)
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string", "format": "uuid"} if is_id else {"type": "string"},
+        }
+        for is_id, name in ARGUMENT.findall(path)
     ]
 
 

@@ -41,6 +41,8 @@ def job_document(job: Job) -> JobDocument:
         "timings": _timings(job),
         "worker": job.worker,
         "bulk_id": job.bulk_id,
+        "route": job.route,
+        "shadow_of": job.shadow_of,
         "metadata": dict(job.request.metadata) if job.request.metadata is not None else None,
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 from flask import Response
 from pydantic import BaseModel
 
-from api import bulk, jobs, models, ops
+from api import bulk, jobs, model_routes, models, ops
 from api.schemas import (
     BatchDocument,
     BulkDocument,
@@ -22,8 +22,11 @@ from api.schemas import (
     ModelList,
     Query,
     ReadyDocument,
+    RouteDocument,
+    RouteList,
     WaitQuery,
 )
+from nexus_jobs.route import RouteConfig
 from nexus_jobs.submission import BatchSubmission, Changes, Submission
 
 API = "/api/v1"
@@ -168,6 +171,39 @@ ROUTES = (
         view=models.listing,
         summary="The registered models and whether workers serve them",
         answers={200: ModelList},
+    ),
+    Route(
+        name="list_routes",
+        method="GET",
+        path=f"{API}/routes",
+        view=model_routes.listing,
+        summary="The routes and how their models stand",
+        answers={200: RouteList},
+    ),
+    Route(
+        name="show_route",
+        method="GET",
+        path=f"{API}/routes/<name>",
+        view=model_routes.show,
+        summary="A route and how its models stand",
+        answers={200: RouteDocument},
+    ),
+    Route(
+        name="put_route",
+        method="PUT",
+        path=f"{API}/routes/<name>",
+        view=model_routes.put,
+        summary="Add a route, or replace the one of that name",
+        body=RouteConfig,
+        answers={200: RouteDocument},
+    ),
+    Route(
+        name="remove_route",
+        method="DELETE",
+        path=f"{API}/routes/<name>",
+        view=model_routes.remove,
+        summary="Remove a route; jobs that came by it run where they are",
+        answers={200: RouteDocument},
     ),
     Route(
         name="health",

@@ -49,8 +49,8 @@ class RouteConfig(Section):
     """After so many jobs in a row that a target could not run, it gets no more."""
     open_seconds: float = Field(30.0, gt=0, allow_inf_nan=False)
     """After so long without any it gets a single one, to see whether it is well again."""
-    targets: tuple[Target, ...] = Field(min_length=1)
-    fallback: tuple[str, ...] = ()
+    targets: list[Target] = Field(min_length=1)
+    fallback: list[str] = []
     """Models to take, in this order, while no target can be had."""
     otherwise: Literal["queue", "refuse"] = "queue"
     """What to do without any fallback either: wait for the first target, or answer 503."""

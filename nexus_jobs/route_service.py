@@ -10,7 +10,7 @@ from nexus_jobs.router import Router, Standing
 
 
 class RouteService:
-    """Add, look at and remove routes."""
+    """Add, look at and remove routes; what another process has changed is known at once."""
 
     def __init__(self, *, store: RouteStore, catalog: Catalog, router: Router) -> None:
         self._store = store
@@ -19,7 +19,7 @@ class RouteService:
 
     def all(self) -> list[Route]:
         """In the order of their names; what they left out is filled in."""
-        self.refresh()
+        self._catalog.refresh()
         return list(self._catalog.routes().values())
 
     def get(self, name: str) -> Route:
@@ -28,7 +28,7 @@ class RouteService:
         Raises:
             NotFound: there is none of that name.
         """
-        self.refresh()
+        self._catalog.refresh()
         route = self._catalog.routes().get(name)
         if route is None:
             raise NotFound(f"there is no route {name!r}")
@@ -40,7 +40,7 @@ class RouteService:
         Raises:
             InvalidRequest: with a problem for each name in it that is wrong.
         """
-        self.refresh()
+        self._catalog.refresh()
         found = problems(route, self._catalog.models())
         if found:
             raise InvalidRequest(*found)
@@ -55,17 +55,9 @@ class RouteService:
         """
         route = self.get(name)
         self._store.remove_route(name)
-        self.refresh()
+        self._catalog.refresh()
         return route
 
-    def standings(self, name: str) -> dict[str, Standing]:
-        """How each model of the route stands, as this process sees it.
-
-        Raises:
-            NotFound: there is no such route.
-        """
-        return self._router.standings(self.get(name))
-
-    def refresh(self) -> None:
-        """Know at once what another process has changed."""
-        self._catalog.refresh()
+    def standings(self, route: Route) -> dict[str, Standing]:
+        """How each model of the route stands, as this process sees it; the targets first."""
+        return self._router.standings(route)

@@ -31,7 +31,7 @@ def test_routes_come_back_as_they_were_put(store: Store) -> None:
     store.put_route(other)
     assert store.routes() == [other, ROUTE]
     assert store.routes()[1].model_fields_set == ROUTE.model_fields_set
-    changed = ROUTE.model_copy(update={"fallback": ()})
+    changed = ROUTE.model_copy(update={"fallback": []})
     store.put_route(changed)
     assert store.routes() == [other, changed]
 

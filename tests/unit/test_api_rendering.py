@@ -55,6 +55,8 @@ def test_a_queued_job_says_null_where_nothing_is_known_yet():
         "timings": {"queue_ms": None, "prefill_ms": None, "decode_ms": None, "total_ms": None},
         "worker": None,
         "bulk_id": None,
+        "route": None,
+        "shadow_of": None,
         "metadata": {"row": [1, None]},
     }
 

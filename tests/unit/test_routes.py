@@ -63,7 +63,8 @@ def run(services, model, event=Event.SUCCEED):
 
 
 def standing(services, model):
-    return services.routes.standings("chat")[model]
+    routes = services.routes
+    return routes.standings(routes.get("chat"))[model]
 
 
 def test_a_job_has_the_model_that_was_chosen_and_the_name_it_was_sent_to(services):
@@ -231,7 +232,7 @@ class TestShadows:
         for model in ("short", "long"):
             run(services, model)
         put(services, targets=BOTH, shadow={"model": "spare", "percent": 100})
-        services.routes.refresh()
+        services.routes.all()
         services.jobs.submit_once(request, "k")
         services.bulks.submit_prompts([request])
         services.committer.close()
