@@ -24,7 +24,7 @@ from nexus_jobs.catalog import Catalog
 from nexus_jobs.committing import Committer
 from nexus_jobs.config import Settings
 from nexus_jobs.engine import Tokenizer
-from nexus_jobs.errors import QueueUnavailable, StoreUnavailable
+from nexus_jobs.errors import ConfigError, QueueUnavailable, StoreUnavailable
 from nexus_jobs.execution import Settlement
 from nexus_jobs.exposition import Exposition
 from nexus_jobs.intake import Intake
@@ -38,6 +38,7 @@ from nexus_jobs.ports import (
     Signals,
     TicketQueue,
 )
+from nexus_jobs.route import load_routes
 from nexus_jobs.route_service import RouteService
 from nexus_jobs.router import Router
 from nexus_jobs.service import JobService
@@ -92,11 +93,27 @@ class Services:
 
 
 def prepare(settings: Settings) -> None:
-    """Bring the schema up to date and the registry in line with the models file."""
+    """Bring the schema up to date and the registry in line with the models file.
+
+    The file's routes are put; others stay.
+
+    Raises:
+        ConfigError: the file cannot be used, or gives a model the name of a route.
+    """
+    models = load_models(settings.models_file)
+    routes = load_routes(settings.models_file, models)
     schema.upgrade(settings.database_url)
     store = SqlStore(settings.database_url, pool_size=1)
     try:
-        store.sync_models(load_models(settings.models_file))
+        taken = {route.name for route in store.routes()} & {model.name for model in models}
+        if taken:
+            raise ConfigError(
+                f"{settings.models_file}: {', '.join(sorted(taken))}: there is a route of that "
+                "name; give the model another, or remove the route first"
+            )
+        store.sync_models(models)
+        for route in routes:
+            store.put_route(route)
     finally:
         store.close()
 

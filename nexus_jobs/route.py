@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from enum import StrEnum
 from itertools import chain
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from nexus_jobs.errors import Problem
-from nexus_jobs.models import MODEL_NAME, Section
+from nexus_jobs.errors import ConfigError, Problem
+from nexus_jobs.models import ModelConfig, Named, Section, load_entries
 from nexus_jobs.spelling import did_you_mean
 
 
@@ -62,8 +63,8 @@ class RouteConfig(Section):
         return [*(target.model for target in self.targets), *self.fallback]
 
 
-class Route(RouteConfig):
-    name: str = Field(pattern=MODEL_NAME)
+class Route(RouteConfig, Named):
+    """A public name for models, one of which is chosen for each request."""
 
 
 def problems(route: Route, models: Collection[str]) -> list[Problem]:
@@ -86,6 +87,24 @@ def problems(route: Route, models: Collection[str]) -> list[Problem]:
             found.append(Problem(field, "duplicate_model", message))
         seen.add(model)
     return found
+
+
+def load_routes(path: Path, models: Sequence[ModelConfig]) -> list[Route]:
+    """Read the routes that a YAML file may list under `routes:`, next to these models.
+
+    Raises:
+        ConfigError: one of them cannot be used, or a name stands twice.
+    """
+    routes = load_entries(path, "routes", Route, optional=True)
+    names = [model.name for model in models]
+    wrong = [
+        f"{path}: route {route.name}: {problem.message}"
+        for route in routes
+        for problem in problems(route, names)
+    ]
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return routes
 
 
 def _mentions(route: Route) -> Iterator[tuple[str, str]]:

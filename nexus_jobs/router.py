@@ -18,13 +18,11 @@ from nexus_jobs.errors import NoTarget
 from nexus_jobs.job import Request
 from nexus_jobs.ports import Channel, Clock, FleetStore, Hints, JobStore, Signals
 from nexus_jobs.route import Algorithm, Route
-from nexus_jobs.routing import Breaker, TargetState, choose, prefix_key
+from nexus_jobs.routing import WORKER_MAX_AGE, Breaker, TargetState, choose, prefix_key
 from nexus_jobs.targets import Targets
 
 READING_SECONDS: Final = 1.0
 """How old may be what the database says of workers and backlogs."""
-WORKER_MAX_AGE: Final = 15.0
-"""Seconds after which a worker that has not reported counts as gone."""
 COUNTED_JOBS: Final = 2000
 """A model with more waiting jobs is as good as one with so many."""
 

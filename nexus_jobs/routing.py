@@ -5,7 +5,7 @@ Times are monotonic seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from hashlib import blake2b
@@ -20,6 +20,8 @@ from nexus_jobs.ports import Ending
 from nexus_jobs.route import Algorithm, Route
 from nexus_jobs.states import State
 
+WORKER_MAX_AGE: Final = 15.0
+"""Seconds after which a worker that has not reported counts as gone."""
 KEY_CHARACTERS: Final = 256
 """Prompts that begin with the same characters go to the same target, which may know them."""
 LATENCY_SECONDS: Final = 10.0
@@ -147,11 +149,19 @@ def reachable(workers: Iterable[WorkerReport]) -> frozenset[str]:
     return _in_states(workers, {ModelState.READY, ModelState.LOADING})
 
 
-def broken(workers: Sequence[WorkerReport]) -> frozenset[str]:
-    """The models that failed on every worker that was to serve them."""
-    return _in_states(workers, {ModelState.FAILED}) - _in_states(
-        workers, set(ModelState) - {ModelState.FAILED}
-    )
+def detours(
+    routes: Iterable[Route], workers: Sequence[WorkerReport]
+) -> Iterator[tuple[Route, str, str]]:
+    """For each model that failed on all its workers: its routes, and who takes its queued jobs.
+
+    That is the first model of the route that is reachable; without one, the jobs wait.
+    """
+    well = reachable(workers)
+    failed = _in_states(workers, {ModelState.FAILED}) - well
+    for route in routes:
+        other = next((model for model in route.models if model in well), None)
+        if other is not None:
+            yield from ((route, model, other) for model in route.models if model in failed)
 
 
 def _in_states(workers: Iterable[WorkerReport], states: Collection[ModelState]) -> frozenset[str]:

@@ -28,6 +28,7 @@ def main(settings: Settings) -> None:
         store=platform.store,
         bulks=platform.store,
         fleet=platform.store,
+        routes=platform.store,
         tickets=platform.tickets,
         signals=platform.signals,
         import_timeout=settings.scheduler.import_timeout_seconds,
