@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -107,9 +108,9 @@ def load_models(path: Path) -> list[ModelConfig]:
 
 
 def load_entries(
-    path: Path, key: str, kind: type[EntryT], *, optional: bool = False
+    path: Path, key: str, kind: type[EntryT], default: Sequence[object] | None = None
 ) -> list[EntryT]:
-    """Read what a YAML file lists under a key, which may be missing if it is optional.
+    """Read what a YAML file lists under a key, which may be missing if there is a default.
 
     Raises:
         ConfigError: the file is missing or not of that form, or a name stands twice.
@@ -121,8 +122,8 @@ def load_entries(
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {error}") from error
     entries = document if isinstance(document, dict) else {}
-    listed = entries.get(key, () if optional else None)
-    if not isinstance(listed, list | tuple):
+    listed = entries.get(key, default)
+    if not isinstance(listed, list):
         raise ConfigError(f"{path}: expected a list under the key `{key}`")
     what = key.removesuffix("s")
     read = [_entry(path, what, kind, entry) for entry in listed]

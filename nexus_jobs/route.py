@@ -95,7 +95,7 @@ def load_routes(path: Path, models: Sequence[ModelConfig]) -> list[Route]:
     Raises:
         ConfigError: one of them cannot be used, or a name stands twice.
     """
-    routes = load_entries(path, "routes", Route, optional=True)
+    routes = load_entries(path, "routes", Route, default=[])
     names = [model.name for model in models]
     wrong = [
         f"{path}: route {route.name}: {problem.message}"

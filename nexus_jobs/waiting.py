@@ -163,8 +163,12 @@ class EndedWatch:
 
 
 def _ended(job: Job, ending: Ending) -> Job:
+    request = job.request
+    if ending.model != request.model:  # its route took another one meanwhile
+        request = replace(request, model=ending.model)
     return replace(
         job,
+        request=request,
         state=ending.state,
         attempt=ending.attempt,
         started_at=ending.started_at,
