@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx
 
@@ -125,6 +126,19 @@ class Client:
 
     def models(self) -> list[Document]:
         return list(self._call("GET", "models")["data"])
+
+    def routes(self) -> list[Document]:
+        return list(self._call("GET", "routes")["data"])
+
+    def route(self, name: str) -> Document:
+        return self._call("GET", f"routes/{quote(name, safe='')}")
+
+    def put_route(self, name: str, config: Mapping[str, Any]) -> Document:
+        """Add a route, or replace the one of that name."""
+        return self._call("PUT", f"routes/{quote(name, safe='')}", json=config)
+
+    def remove_route(self, name: str) -> Document:
+        return self._call("DELETE", f"routes/{quote(name, safe='')}")
 
     def ready(self) -> bool:
         """Whether the server says that it can take jobs and have them run."""
