@@ -79,12 +79,12 @@ def test_queued_jobs_of_a_route_change_to_another_model(store: Store) -> None:
     assert store.reroute("chat", "m", "n", at_most=2) == 2
     assert store.reroute("chat", "m", "n", at_most=2) == 1
     assert store.reroute("chat", "m", "n", at_most=2) == 0
+    assert {job.id for job in claim(store, 9)} == {direct.id, foreign.id}
     moved = store.claim("n", 9, worker="w", lease_seconds=60)
     assert {job.id for job in moved} == {job.id for job in mine}
     assert {(job.request.model, job.route, job.fingerprint) for job in moved} == {
         ("n", "chat", None)
     }
-    assert {job.id for job in claim(store, 9)} == {direct.id, foreign.id}
     finish(store, [started], Event.SUCCEED)
 
 

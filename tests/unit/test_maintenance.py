@@ -47,8 +47,8 @@ class TestFailedModels:
         served = {model: ServedModel(ModelState(state)) for model, state in states.items()}
         self.store.report(WorkerReport(id=worker, host="h", pid=1, device="cpu", models=served))
 
-    def add(self, count=3, route="r"):
-        request = Request(model="a", prompt="x")
+    def add(self, count=3, route="r", model="a"):
+        request = Request(model=model, prompt="x")
         new = [
             NewJob(id=f"{route}{i}", request=request, slack=0.0, route=route) for i in range(count)
         ]
@@ -80,11 +80,11 @@ class TestFailedModels:
 
     @pytest.mark.parametrize("state", ["ready", "loading"])
     def test_one_worker_that_has_the_model_keeps_them(self, maintenance, state):
-        self.add()
-        self.serve(a="failed", b="ready")
-        self.serve("w2", a=state)
+        self.add(model="b")
+        self.serve(a="ready", b="failed")
+        self.serve("w2", b=state)
         maintenance.round()
-        assert self.queued == {"a": 3}
+        assert self.queued == {"b": 3}
 
     def test_a_round_moves_a_bounded_number(self, maintenance, monkeypatch):
         monkeypatch.setattr("nexus_jobs.maintenance.MOVED_JOBS", 2)

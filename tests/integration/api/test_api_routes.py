@@ -196,6 +196,7 @@ def test_a_model_that_another_process_has_just_added_is_known(
     put(client)
     services.fleet.sync_models([ModelConfig(name="simulated", type="simulated"),
                                 ModelConfig(name="new", type="simulated")])  # fmt: skip
-    assert put(client, targets=[{"model": "new"}])["targets"][0]["model"] == "new"
     job = client.post("/api/v1/jobs", json={**BODY, "model": "new"})
     assert job.status_code == 202
+    services.fleet.sync_models([ModelConfig(name="newest", type="simulated")])
+    assert put(client, targets=[{"model": "newest"}])["targets"][0]["model"] == "newest"
