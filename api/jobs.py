@@ -35,7 +35,13 @@ def show(services: Services, query: WaitQuery, job_id: UUID) -> Response:
 
 
 def listing(services: Services, query: JobQuery) -> Response:
-    which = JobFilter(state=query.state, model=query.model, bulk_id=_text(query.bulk))
+    which = JobFilter(
+        state=query.state,
+        model=query.model,
+        route=query.route,
+        bulk_id=_text(query.bulk),
+        shadows=query.shadow == "yes",
+    )
     # One more than the page holds tells whether another page follows.
     found = services.jobs.search(which, limit=query.limit + 1, before=_text(query.cursor))
     page = found[: query.limit]

@@ -11,7 +11,14 @@ from werkzeug.exceptions import HTTPException
 
 from api.rendering import json_response
 from api.schemas import ProblemDetail, ProblemDocument
-from nexus_jobs.errors import Conflict, InvalidRequest, NexusError, NotFound, StoreUnavailable
+from nexus_jobs.errors import (
+    Conflict,
+    InvalidRequest,
+    NexusError,
+    NoTarget,
+    NotFound,
+    StoreUnavailable,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -21,6 +28,7 @@ STATUS: Mapping[type[NexusError], HTTPStatus] = {
     InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotFound: HTTPStatus.NOT_FOUND,
     Conflict: HTTPStatus.CONFLICT,
+    NoTarget: HTTPStatus.SERVICE_UNAVAILABLE,
     StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 """Errors that are not listed are our own fault: 500."""

@@ -51,6 +51,8 @@ def job_document(job: Job, wait: Wait | None = None) -> JobDocument:
         "waiting": _waiting(wait) if wait else None,
         "worker": job.worker,
         "bulk_id": job.bulk_id,
+        "route": job.route,
+        "shadow_of": job.shadow_of,
         "metadata": dict(job.request.metadata) if job.request.metadata is not None else None,
     }
 

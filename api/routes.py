@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from api import bulk, jobs, ops
+from api import bulk, jobs, model_routes, ops
 from api.fleet_routes import FLEET_ROUTES
 from api.fleet_schemas import HealthDocument, LiveDocument, ReadyDocument
 from api.route import API, Route
@@ -13,8 +13,11 @@ from api.schemas import (
     JobDocument,
     JobPage,
     JobQuery,
+    RouteDocument,
+    RouteList,
     WaitQuery,
 )
+from nexus_jobs.route import RouteConfig
 from nexus_jobs.submission import BatchSubmission, Changes, Submission
 
 ROUTES = (
@@ -125,6 +128,39 @@ ROUTES = (
         view=bulk.output,
         summary="The input's columns and the answers, in input order; JSONL if `Accept` asks",
         answers={200: (bulk.CSV, bulk.JSONL, bulk.JSONL_TOO)},
+    ),
+    Route(
+        name="list_routes",
+        method="GET",
+        path=f"{API}/routes",
+        view=model_routes.listing,
+        summary="The routes and how their models stand",
+        answers={200: RouteList},
+    ),
+    Route(
+        name="show_route",
+        method="GET",
+        path=f"{API}/routes/<string:name>",
+        view=model_routes.show,
+        summary="A route and how its models stand",
+        answers={200: RouteDocument},
+    ),
+    Route(
+        name="put_route",
+        method="PUT",
+        path=f"{API}/routes/<string:name>",
+        view=model_routes.put,
+        summary="Add a route, or replace the one of that name",
+        body=RouteConfig,
+        answers={200: RouteDocument},
+    ),
+    Route(
+        name="remove_route",
+        method="DELETE",
+        path=f"{API}/routes/<string:name>",
+        view=model_routes.remove,
+        summary="Remove a route; jobs that came by it run where they are",
+        answers={200: RouteDocument},
     ),
     Route(
         name="health",

@@ -11,6 +11,8 @@ from typing_extensions import TypedDict
 from nexus_jobs.bulk_service import Standing
 from nexus_jobs.explaining import Reason
 from nexus_jobs.job import Cached, FinishReason
+from nexus_jobs.route import Algorithm
+from nexus_jobs.routing import Breaker
 from nexus_jobs.states import State
 from nexus_jobs.submission import Generation
 
@@ -37,7 +39,11 @@ class WaitQuery(Query):
 class JobQuery(Query):
     state: State | None = None
     model: str | None = None
+    route: str | None = None
+    """Only jobs that were sent to this route."""
     bulk: UUID | None = None
+    shadow: Literal["no", "yes"] = "no"
+    """`yes`: the copies that routes made for their shadows, and nothing else."""
     limit: int = Field(50, ge=1, le=200)
     cursor: UUID | None = None
     """The `next_cursor` of the page before."""
@@ -128,6 +134,10 @@ class JobDocument(TypedDict):
     """Told of a queued job that is asked for by itself."""
     worker: str | None
     bulk_id: Id | None
+    route: str | None
+    """The route that the job was sent to, which has chosen its model."""
+    shadow_of: Id | None
+    """The job that this is a copy of."""
     metadata: dict[str, Any] | None
 
 
@@ -166,6 +176,56 @@ class BulkDocument(TypedDict):
     eta_seconds: float | None
     submitted_at: Timestamp
     finished_at: Timestamp | None
+
+
+@described
+class RoutedModel(TypedDict):
+    """How a model of a route stands, as seen by the process that answers."""
+
+    model: str
+    available: bool
+    """Some live worker has it ready, or is loading it."""
+    breaker: Breaker
+    failures: int
+    """Since the last success."""
+    outstanding: int
+    """Jobs that this process has sent and that have not ended."""
+    latency_ms: float | None
+    """A moving average that follows peaks, from submission to the end; null: not known yet."""
+    chosen: int
+    """How many requests this process has sent to it by this route."""
+
+
+@described
+class TargetDocument(TypedDict):
+    model: str
+    weight: float
+
+
+@described
+class ShadowDocument(TypedDict):
+    model: str
+    percent: float
+
+
+@described
+class RouteDocument(TypedDict):
+    name: str
+    object: Literal["route"]
+    algorithm: Algorithm
+    failure_threshold: int
+    open_seconds: float
+    targets: list[TargetDocument]
+    fallback: list[str]
+    otherwise: Literal["queue", "refuse"]
+    shadow: ShadowDocument | None
+    models: list[RoutedModel]
+    """The targets, then the fallback models."""
+
+
+class RouteList(TypedDict):
+    object: Literal["list"]
+    data: list[RouteDocument]
 
 
 @described

@@ -22,14 +22,15 @@ from nexus_jobs.adapters.redis_signals import RedisSignals
 from nexus_jobs.adapters.sql_store import SqlStore
 from nexus_jobs.bulk_service import BulkService
 from nexus_jobs.caching import StoredResults, TieredCache
+from nexus_jobs.catalog import Catalog
 from nexus_jobs.committing import Committer
 from nexus_jobs.config import Settings
 from nexus_jobs.engine import Tokenizer
-from nexus_jobs.errors import QueueUnavailable, StoreUnavailable
+from nexus_jobs.errors import ConfigError, QueueUnavailable, StoreUnavailable
 from nexus_jobs.execution import Settlement
 from nexus_jobs.exposition import Exposition
 from nexus_jobs.fleet_view import FleetView
-from nexus_jobs.intake import Catalog, Intake
+from nexus_jobs.intake import Intake
 from nexus_jobs.models import ModelConfig, load_models
 from nexus_jobs.ports import (
     BulkStore,
@@ -37,17 +38,21 @@ from nexus_jobs.ports import (
     JobStore,
     LiveLoads,
     ResultCache,
+    RouteStore,
     ScheduleStore,
     Signals,
     TicketQueue,
 )
 from nexus_jobs.registry import Registry
+from nexus_jobs.route import load_routes
+from nexus_jobs.route_service import RouteService
+from nexus_jobs.router import Router
 from nexus_jobs.service import JobService
 from nexus_jobs.standing import Standings
 from nexus_jobs.waiting import EndedWatch
 
 
-class Store(JobStore, BulkStore, FleetStore, ScheduleStore, Protocol):
+class Store(JobStore, BulkStore, FleetStore, ScheduleStore, RouteStore, Protocol):
     """One database answers all store ports."""
 
     def close(self) -> None: ...
@@ -79,6 +84,7 @@ class Services:
     jobs: JobService
     bulks: BulkService
     models: Registry
+    routes: RouteService
     fleet: FleetStore
     schedule: ScheduleStore
     view: FleetView
@@ -99,11 +105,27 @@ class Services:
 
 
 def prepare(settings: Settings) -> None:
-    """Bring the schema up to date and the registry in line with the models file."""
+    """Bring the schema up to date and the registry in line with the models file.
+
+    The file's routes are put; others stay.
+
+    Raises:
+        ConfigError: the file cannot be used, or gives a model the name of a route.
+    """
+    models = load_models(settings.models_file)
+    routes = load_routes(settings.models_file, models)
     schema.upgrade(settings.database_url)
     store = SqlStore(settings.database_url, pool_size=1)
     try:
-        store.sync_models(load_models(settings.models_file))
+        taken = {route.name for route in store.routes()} & {model.name for model in models}
+        if taken:
+            raise ConfigError(
+                f"{settings.models_file}: {', '.join(sorted(taken))}: there is a route of that "
+                "name; give the model another, or remove the route first"
+            )
+        store.sync_models(models)
+        for route in routes:
+            store.put_route(route)
     finally:
         store.close()
 
@@ -163,12 +185,20 @@ def services_on(platform: Platform) -> Services:
     """The API's services on the adapters of `platform`."""
     settings, store = platform.settings, platform.store
     signals = platform.signals
+    catalog = Catalog(store, store, settings.load_balancer)
+    router = Router(store=store, fleet=store, signals=signals)
     intake = Intake(
         settings=settings.jobs,
-        catalog=Catalog(store),
+        catalog=catalog,
+        router=router,
         tokenizer=_tokenizers(settings.models_dir),
     )
-    committer = Committer(store=store, cache=platform.cache, tickets=platform.tickets)
+    committer = Committer(
+        store=store,
+        cache=platform.cache,
+        tickets=platform.tickets,
+        never_run=router.withdraw,
+    )
     watch = EndedWatch(store, signals, limit=settings.server.max_waiting)
     view = FleetView(store, platform.loads)
     return Services(
@@ -190,6 +220,7 @@ def services_on(platform: Platform) -> Services:
             check=partial(model_files.check, models_dir=settings.models_dir),
             stopping=lambda: watch.closed,
         ),
+        routes=RouteService(store=store, catalog=catalog, router=router),
         fleet=store,
         schedule=store,
         view=view,

@@ -124,7 +124,7 @@ class BulkService:
         Raises:
             InvalidRequest: the file as a whole cannot be used; nothing was accepted.
         """
-        self._intake.model(model)
+        self._intake.check_name(model)
         written = {"priority": str(BULK_PRIORITY), **defaults}
         options = parse_text(Generation, written)
         layout = files.inspect(stream)  # last, since it reads the whole file
@@ -147,8 +147,8 @@ class BulkService:
             InvalidRequest: one of them can never run.
         """
         drafts = [
-            replace(self._intake.draft(request), cells=[request.prompt or ""])
-            for request in requests
+            replace(draft, cells=[draft.request.prompt or ""])
+            for draft in self._intake.drafts(requests)
         ]
         bulk = self._begin(requests[0].model, "", ("prompt",), len(drafts))
         self._import(bulk, iter(drafts))
@@ -197,17 +197,16 @@ class BulkService:
             NotFound: there is no such bulk.
             Conflict: it has no such row, or is not accepted.
         """
-        bulk = self._get(bulk_id)
-        count = self._store.replay_bulk(
+        counts = self._store.replay_bulk(
             bulk_id,
             attempts=self._settings.max_attempts,
             slack_seconds=self._settings.slack_seconds,
         )
         self._counts.forget(bulk_id)
         status = self.status(bulk_id)
-        if not count:
+        if not counts:
             raise Conflict(f"bulk {bulk_id} is {status.state}, and no row failed that has run")
-        self._committer.ring({bulk.model: count})
+        self._committer.ring(counts)
         return status
 
     def rows(self, bulk_id: str) -> Iterator[Job]:

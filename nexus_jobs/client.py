@@ -148,6 +148,19 @@ class Client:
         """Who is to serve what, so many of the latest decisions, and the recommendations."""
         return self._call("GET", "assignments", params={"decisions": decisions})
 
+    def routes(self) -> list[Document]:
+        return list(self._call("GET", "routes")["data"])
+
+    def route(self, name: str) -> Document:
+        return self._call("GET", f"routes/{quote(name, safe='')}")
+
+    def put_route(self, name: str, config: Mapping[str, Any]) -> Document:
+        """Add a route, or replace the one of that name."""
+        return self._call("PUT", f"routes/{quote(name, safe='')}", json=config)
+
+    def remove_route(self, name: str) -> Document:
+        return self._call("DELETE", f"routes/{quote(name, safe='')}")
+
     def ready(self) -> bool:
         """Whether the server says that it can take jobs and have them run."""
         try:

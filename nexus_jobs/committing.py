@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -34,15 +34,26 @@ class _Entry:
 class Committer:
     """The one way onto the disk for jobs, single or from a bulk.
 
+    `never_run` is told the ids of drafts that came by a route and that no worker will get: refused,
+    repeated, or answered by the cache.
+
     Drafts that arrive while a commit is in flight share the next one: its look-up in the caches,
     its transaction, and one ring for each model. Those who wait for the commit never wait for
     the tickets.
     """
 
-    def __init__(self, *, store: JobStore, cache: TieredCache, tickets: TicketQueue) -> None:
+    def __init__(
+        self,
+        *,
+        store: JobStore,
+        cache: TieredCache,
+        tickets: TicketQueue,
+        never_run: Callable[[Sequence[str]], None] = lambda _: None,
+    ) -> None:
         self._store = store
         self._cache = cache
         self._tickets = tickets
+        self._never_run = never_run
         self._entries = Groups("committer", self._commit_all)
         self._rings = Groups("ringer", self._ring)
         self._entries.start()
@@ -89,8 +100,10 @@ class Committer:
         except Exception as error:
             self._fail(group, error)
             return
+        pairs = list(zip(added, drafts, strict=True))
+        self._never_run([d.id for job, d in pairs if d.route and (job.ended or job.id != d.id)])
         try:
-            self._announce([job for job, d in zip(added, drafts, strict=True) if job.id == d.id])
+            self._announce([job for job, d in pairs if job.id == d.id])
         except Exception:  # they are committed, whatever a counter says; the scheduler rings too
             log.exception("announcement.failed")
         jobs = iter(added)
@@ -101,6 +114,7 @@ class Committer:
         """One bad entry undoes the transaction of all, so each half has another try by itself."""
         if len(group) == 1 or isinstance(error, StoreUnavailable):
             for entry in group:
+                self._never_run([draft.id for draft in entry.drafts if draft.route])
                 entry.jobs.set_exception(error)
         else:
             middle = len(group) // 2

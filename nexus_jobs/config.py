@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -20,6 +20,7 @@ from pydantic_settings import (
 
 from nexus_jobs.errors import ConfigError
 from nexus_jobs.models import Section
+from nexus_jobs.route import Algorithm, Route
 from nexus_jobs.spelling import did_you_mean, explain
 
 
@@ -133,11 +134,33 @@ class MetricsSettings(Section):
 
 
 class LoadBalancerSettings(Section):
-    """Accepted and checked; nothing balances between targets yet."""
+    """What holds for a route that does not say otherwise."""
 
-    algorithm: Literal["least_loaded", "round_robin", "weighted", "latency"] = "least_loaded"
+    algorithm: Algorithm = Algorithm.LEAST_CONNECTIONS
+    """`least_loaded` and `latency` are other names of `least_connections` and `least_latency`."""
     health_check_interval: float = Field(30.0, gt=0)
+    """Seconds until a target that failed too often is tried again."""
     failure_threshold: int = Field(3, ge=1)
+    """After so many failures in a row a target gets no more requests."""
+
+    @field_validator("algorithm", mode="before")
+    @classmethod
+    def _other_names(cls, value: Any) -> Any:
+        other = {
+            "least_loaded": Algorithm.LEAST_CONNECTIONS,
+            "latency": Algorithm.LEAST_LATENCY,
+        }
+        return other.get(value, value) if isinstance(value, str) else value
+
+    def complete(self, route: Route) -> Route:
+        """The route, with these settings where it says nothing."""
+        ours = {
+            "algorithm": self.algorithm,
+            "open_seconds": self.health_check_interval,
+            "failure_threshold": self.failure_threshold,
+        }
+        unsaid = ours.keys() - route.model_fields_set
+        return route.model_copy(update={name: ours[name] for name in unsaid})
 
 
 class Settings(BaseSettings):

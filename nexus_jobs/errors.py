@@ -70,6 +70,12 @@ class QueueUnavailable(NexusError):
     code = "queue_unavailable"
 
 
+class NoTarget(NexusError):
+    """No model of the route can take a request now, and the route says not to wait for one."""
+
+    code = "no_target"
+
+
 class EngineError(NexusError):
     """The engine failed while it was running a batch."""
 

@@ -212,16 +212,20 @@ class Settlement:
 
 
 def _ending(job: Job, outcome: Outcome, settled: Settled) -> Ending | None:
-    """What a waiter may be told. Hardly anybody waits for the row of a bulk; who does, reads it."""
-    if job.bulk_id is not None:
+    """What others may be told; a route hears how its rows of bulks ended too, without their text.
+
+    Hardly anybody waits for the row of a bulk, or for a copy; who does, reads it.
+    """
+    if job.shadow_of is not None or (job.bulk_id is not None and job.route is None):
         return None
     return Ending(
+        model=job.request.model,
         state=settled.state,
         attempt=outcome.lease.attempt,
         started_at=job.started_at,
         finished_at=settled.at,
         worker=job.worker,
-        result=outcome.result,
+        result=None if job.bulk_id else outcome.result,
         error=outcome.error,
     )
 

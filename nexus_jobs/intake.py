@@ -2,61 +2,34 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import uuid_utils
 
+from nexus_jobs.catalog import Catalog
 from nexus_jobs.config import JobSettings
 from nexus_jobs.engine import Tokenizer
-from nexus_jobs.errors import InvalidRequest
+from nexus_jobs.errors import InvalidRequest, NexusError
 from nexus_jobs.fingerprint import digest, fingerprint
-from nexus_jobs.job import Idempotency, NewJob, Request
+from nexus_jobs.job import Idempotency, Job, NewJob, Request
 from nexus_jobs.models import ModelConfig
-from nexus_jobs.ports import FleetStore
 from nexus_jobs.prompting import prompt_ids, surely_fits
-from nexus_jobs.spelling import did_you_mean
+from nexus_jobs.route import Route
+from nexus_jobs.router import Router
+from nexus_jobs.submission import Changes
 
-CATALOG_SECONDS = 2.0
-"""How long a change of the registry may take to reach an API process."""
 KEY_SECONDS = 24 * 3600.0
 """How long an idempotency key stands for the job that it made."""
+
+SHADOW_SECONDS = 600.0
+"""A copy that has not started by then is dropped, lest copies pile up."""
 
 
 def new_id() -> str:
     """A UUIDv7: unique everywhere, and ids sort by the time they were made."""
     return str(uuid_utils.uuid7())
-
-
-class Catalog:
-    """The registered models, read again from the registry now and then."""
-
-    def __init__(self, fleet: FleetStore) -> None:
-        self._fleet = fleet
-        self._models: dict[str, ModelConfig] = {}
-        self._fresh_until = 0.0
-
-    def models(self) -> dict[str, ModelConfig]:
-        if time.monotonic() >= self._fresh_until:
-            self._models = {model.name: model for model in self._fleet.models()}
-            self._fresh_until = time.monotonic() + CATALOG_SECONDS
-        return self._models
-
-    def model(self, name: str) -> ModelConfig:
-        """The model of that name.
-
-        Raises:
-            InvalidRequest: there is none; the message names the nearest and all others.
-        """
-        models = self.models()
-        if name in models:
-            return models[name]
-        raise InvalidRequest.of(
-            "unknown_model",
-            f"there is no model {name!r}{did_you_mean(name, models)}"
-            f" (there are: {', '.join(sorted(models)) or 'none'})",
-            field="model",
-        )
 
 
 class Intake:
@@ -67,36 +40,111 @@ class Intake:
         *,
         settings: JobSettings,
         catalog: Catalog,
+        router: Router,
         tokenizer: Callable[[ModelConfig], Tokenizer | None],
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
+        self._router = router
         self._tokenizer = tokenizer
+        self._chance = chance
 
-    def model(self, name: str) -> ModelConfig:
-        """The registered model of that name.
+    def check_name(self, name: str) -> None:
+        """See that there is a model or a route of that name.
 
         Raises:
             InvalidRequest: there is none.
         """
-        return self._catalog.model(name)
+        self._catalog.check_name(name)
 
-    def draft(self, request: Request, key: str | None = None) -> NewJob:
+    def drafts(self, requests: Iterable[Request]) -> list[NewJob]:
+        """Drafts of all the requests.
+
+        Raises:
+            InvalidRequest, NoTarget: as `draft` does; then none of them will run.
+        """
+        made: list[NewJob] = []
+        try:
+            made.extend(map(self.draft, requests))
+        except NexusError:
+            self._router.withdraw(draft.id for draft in made)
+            raise
+        return made
+
+    def draft(self, request: Request, key: str | None = None, job_id: str | None = None) -> NewJob:
         """Check a request and make it a job that can be committed, once only if it has a key.
 
         Raises:
             InvalidRequest: the model is unknown, or the request can never run on it.
+            NoTarget: the model is a route that has none now, and refuses then.
         """
-        model = self._catalog.model(request.model)
-        self._check(request, model)
+        job_id = job_id or new_id()
+        route = self._catalog.routes().get(request.model)
+        if route is None:
+            model = self._checked(request, request.model)
+        else:
+            model = self._placed(request, route, job_id)
+        placed = replace(request, model=model.name)
         return NewJob(
-            id=new_id(),
-            request=request,
+            id=job_id,
+            request=placed,
             slack=self._settings.slack_seconds[request.priority],
             max_attempts=self._settings.max_attempts,
-            fingerprint=fingerprint(request, model) if request.use_cache else None,
+            fingerprint=fingerprint(placed, model) if request.use_cache else None,
+            route=route.name if route else None,
             idempotency=_idempotency(request, key),
         )
+
+    def redraft(self, job: Job, changes: Changes) -> NewJob:
+        """The draft of a job that is to run again, by its route if that is still there.
+
+        Raises:
+            InvalidRequest, NoTarget: as `draft` does.
+        """
+        request = job.request
+        if job.route in self._catalog.routes():
+            request = replace(request, model=job.route)
+        return self.draft(changes.applied_to(request), job_id=job.id)
+
+    def shadow(self, job: Job) -> NewJob | None:
+        """A copy of a job for the shadow of its route, if there is one and the lot says so."""
+        route = self._catalog.routes().get(job.route or "")
+        shadow = route and route.shadow
+        if not shadow or shadow.model not in self._catalog.models():
+            return None
+        if 100 * self._chance() >= shadow.percent:
+            return None
+        request = replace(
+            job.request,
+            model=shadow.model,
+            priority=len(self._settings.slack_seconds) - 1,
+            expires_in=job.request.expires_in or SHADOW_SECONDS,
+            use_cache=False,
+        )
+        slack = self._settings.slack_seconds[-1]
+        return NewJob(id=new_id(), request=request, slack=slack, max_attempts=1, shadow_of=job.id)
+
+    def _checked(self, request: Request, name: str) -> ModelConfig:
+        model = self._catalog.model(name)
+        self._check(request, model)
+        return model
+
+    def _placed(self, request: Request, route: Route, job_id: str) -> ModelConfig:
+        """The first of the router's choices that can run the request.
+
+        Raises:
+            InvalidRequest: none can; it says why the first cannot.
+            NoTarget: none is there now.
+        """
+        refusals: dict[str, InvalidRequest] = {}
+        while name := self._router.choose(route, request, job_id, without=refusals):
+            try:
+                return self._checked(request, name)
+            except InvalidRequest as error:
+                self._router.withdraw([job_id])
+                refusals[name] = error
+        raise next(iter(refusals.values()))
 
     def _check(self, request: Request, model: ModelConfig) -> None:
         field = "prompt" if request.messages is None else "messages"

@@ -126,7 +126,8 @@ class NewJob:
 
     `slack` is the seconds within which it should start (`due_at = submitted_at + slack`).
     `fingerprint` names a deterministic request and is None for others. `cells` keeps the input
-    row of a bulk, as read.
+    row of a bulk, as read. `route` is the name under which the request came, if its model was
+    chosen; `shadow_of` is the job that this is a copy of, whose answer nobody gets.
     """
 
     id: str
@@ -137,6 +138,8 @@ class NewJob:
     bulk_id: str | None = None
     bulk_index: int | None = None
     cells: Sequence[str] | None = None
+    route: str | None = None
+    shadow_of: str | None = None
     ended: Ended | None = None
     idempotency: Idempotency | None = None
 
@@ -184,6 +187,8 @@ class Job:
     bulk_id: str | None = None
     bulk_index: int | None = None
     cells: Sequence[str] | None = None
+    route: str | None = None
+    shadow_of: str | None = None
     cached: Cached = Cached.NO
     result: Result | None = None
     error: JobError | None = None

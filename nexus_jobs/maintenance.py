@@ -8,8 +8,18 @@ import structlog
 
 from nexus_jobs import telemetry
 from nexus_jobs.errors import QueueUnavailable
+from nexus_jobs.fleet import ModelState
 from nexus_jobs.job import BulkState
-from nexus_jobs.ports import BulkStore, Channel, FleetStore, JobStore, Signals, TicketQueue
+from nexus_jobs.ports import (
+    BulkStore,
+    Channel,
+    FleetStore,
+    JobStore,
+    RouteStore,
+    Signals,
+    TicketQueue,
+)
+from nexus_jobs.routing import WORKER_MAX_AGE, detours
 from nexus_jobs.states import State
 
 log = structlog.get_logger(__name__)
@@ -18,6 +28,8 @@ AUDIT_JOBS = 256
 """The most jobs that an audit rings for at once; the next audit rings for more."""
 TELL_JOBS = 1000
 """Jobs looked up at once to be counted."""
+MOVED_JOBS = 1000
+"""The most jobs that change from one model to another in a round."""
 
 
 class Maintenance:
@@ -29,6 +41,7 @@ class Maintenance:
         store: JobStore,
         bulks: BulkStore,
         fleet: FleetStore,
+        routes: RouteStore,
         tickets: TicketQueue,
         signals: Signals,
         import_timeout: float,
@@ -36,13 +49,14 @@ class Maintenance:
         self._store = store
         self._bulks = bulks
         self._fleet = fleet
+        self._routes = routes
         self._tickets = tickets
         self._signals = signals
         self._import_timeout = import_timeout
 
     def round(self, *, leases: bool = True) -> None:
-        """Take back lapsed leases, expire overdue jobs, give up dead imports, ring again, and
-        forget old idempotency keys.
+        """Take back lapsed leases, expire overdue jobs, give up dead imports, take jobs of routes
+        away from models that failed, ring again, and forget old idempotency keys.
 
         Without `leases`, lapsed ones are left alone.
 
@@ -53,6 +67,7 @@ class Maintenance:
             self._return_leases()
         self._expire()
         self._abandon_imports()
+        self._leave_failed_models()
         self._ring_again()
         self._store.forget_keys()
 
@@ -75,6 +90,19 @@ class Maintenance:
             self._signals.send(Channel.CANCELLED, dict.fromkeys(cancelled))
             self._tell(cancelled)
             log.warning("bulk.abandoned", bulk=bulk_id, rows=len(cancelled))
+
+    def _leave_failed_models(self) -> None:
+        workers = self._fleet.workers(max_age=WORKER_MAX_AGE)
+        if not any(one.state is ModelState.FAILED for w in workers for one in w.models.values()):
+            return
+        models = {model.name: model for model in self._fleet.models()}
+        for route, model, other in detours(self._routes.routes(), workers):
+            reproducible = other in models and models[other].is_reproducible
+            moved = self._store.reroute(
+                route.name, model, other, at_most=MOVED_JOBS, reproducible=reproducible
+            )
+            if moved:
+                log.warning("jobs.moved", route=route.name, jobs=moved, model=model, to=other)
 
     def _tell(self, ended: Sequence[str]) -> None:
         """Count the jobs that ended here, and wake whoever waits for them."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -18,6 +19,13 @@ REVISION = r"^(sha256:[0-9a-f]{64}|[0-9a-f]{40})$"
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Named(Section):
+    name: str = Field(pattern=MODEL_NAME)
+
+
+EntryT = TypeVar("EntryT", bound=Named)
 
 
 class Preprocessing(Section):
@@ -46,10 +54,9 @@ EngineType = Literal["auto", "openvino", "onnx", "huggingface", "simulated", "up
 Precision = Literal["int4", "int8", "fp16", "bf16", "fp32"]
 
 
-class ModelConfig(Section):
+class ModelConfig(Named):
     """One entry of `configs/models.yaml`."""
 
-    name: str = Field(pattern=MODEL_NAME)
     type: EngineType = "auto"
     path: str = ""
     """A pulled model's name, or a folder under the model root; the model's own name if empty."""
@@ -113,26 +120,39 @@ def load_models(path: Path) -> list[ModelConfig]:
     Raises:
         ConfigError: the file is missing or not of that form, or a name stands twice.
     """
+    return load_entries(path, "models", ModelConfig)
+
+
+def load_entries(
+    path: Path, key: str, kind: type[EntryT], default: Sequence[object] | None = None
+) -> list[EntryT]:
+    """Read what a YAML file lists under a key, which may be missing if there is a default.
+
+    Raises:
+        ConfigError: the file is missing or not of that form, or a name stands twice.
+    """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist; name the models file with --models") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    entries = document.get("models") if isinstance(document, dict) else None
-    if not isinstance(entries, list):
-        raise ConfigError(f"{path}: expected a list under the key `models`")
-    models = [_model(path, entry) for entry in entries]
-    names = [model.name for model in models]
+    entries = document if isinstance(document, dict) else {}
+    listed = entries.get(key, default)
+    if not isinstance(listed, list):
+        raise ConfigError(f"{path}: expected a list under the key `{key}`")
+    what = key.removesuffix("s")
+    read = [_entry(path, what, kind, entry) for entry in listed]
+    names = [entry.name for entry in read]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"{path}: model {name!r} stands there {names.count(name)} times")
-    return models
+            raise ConfigError(f"{path}: {what} {name!r} stands there {names.count(name)} times")
+    return read
 
 
-def _model(path: Path, entry: object) -> ModelConfig:
+def _entry(path: Path, what: str, kind: type[EntryT], entry: object) -> EntryT:
     try:
-        return ModelConfig.model_validate(entry)
+        return kind.model_validate(entry)
     except ValidationError as error:
         name = entry.get("name", "?") if isinstance(entry, dict) else "?"
-        raise ConfigError(explain(error, ModelConfig, f"{path}: model {name}")) from error
+        raise ConfigError(explain(error, kind, f"{path}: {what} {name}")) from error

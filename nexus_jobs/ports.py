@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -30,16 +31,19 @@ from nexus_jobs.job import (
     Result,
 )
 from nexus_jobs.models import ModelConfig
+from nexus_jobs.route import Route
 from nexus_jobs.states import State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Which jobs a list shows; None is any."""
+    """Which jobs a list shows; None is any. Shadows are shown by themselves or not at all."""
 
     state: State | None = None
     model: str | None = None
+    route: str | None = None
     bulk_id: str | None = None
+    shadows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,14 @@ class JobStore(Protocol):
         it is due, and how many more attempts it gets. None if no such job is failed or dead.
         """
 
+    def reroute(
+        self, route: str, model: str, to: str, *, at_most: int, reproducible: bool = False
+    ) -> int:
+        """Give a model's queued jobs that came by a route to another model; how many.
+
+        Those that must be reproducible stay, unless the other model is `reproducible`.
+        """
+
     def expire_overdue(self) -> list[str]:
         """Expire queued jobs that are past `expires_at`; their ids."""
 
@@ -150,8 +162,11 @@ class BulkStore(Protocol):
     def cancel_bulk(self, bulk_id: str, to: BulkState = BulkState.CANCELLED) -> list[str]:
         """Set the bulk's state and cancel its rows that have not ended; the ids of those rows."""
 
-    def replay_bulk(self, bulk_id: str, *, attempts: int, slack_seconds: Sequence[float]) -> int:
-        """Queue the bulk's failed and dead rows again, but for those that never ran; how many.
+    def replay_bulk(
+        self, bulk_id: str, *, attempts: int, slack_seconds: Sequence[float]
+    ) -> Counter[str]:
+        """Queue the bulk's failed and dead rows again, but for those that never ran; how many of
+        each model.
 
         Each gets so many `attempts` more, and the slack of its priority.
         """
@@ -254,6 +269,23 @@ class LiveLoads(Protocol):
         """By worker; empty if they cannot be read."""
 
 
+class RouteStore(Protocol):
+    """Public names that stand for models."""
+
+    def routes(self) -> list[Route]:
+        """In the order of their names."""
+
+    def put_route(self, route: Route) -> None:
+        """Add a route, or replace the one of that name.
+
+        Raises:
+            Conflict: a model has the name.
+        """
+
+    def remove_route(self, name: str) -> bool:
+        """Whether there was one."""
+
+
 class TicketQueue(Protocol):
     """Tells workers that there is work. Losing or repeating a ticket does no harm."""
 
@@ -289,8 +321,12 @@ class Channel(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """The fields of a job that got their last value when it ran and ended."""
+    """The model of a job, and its fields that got their last value when it ran and ended.
 
+    Where both result and error are missing, only the row has them.
+    """
+
+    model: str
     state: State
     attempt: int
     started_at: float | None
@@ -298,6 +334,10 @@ class Ending:
     worker: str | None
     result: Result | None = None
     error: JobError | None = None
+
+    @property
+    def whole(self) -> bool:
+        return self.result is not None or self.error is not None
 
 
 Hints = Mapping[str, Ending | None]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future
+from functools import partial
 
 from nexus_jobs import telemetry
 from nexus_jobs.committing import Committer
 from nexus_jobs.errors import Conflict, NotFound
 from nexus_jobs.intake import Intake
-from nexus_jobs.job import Job, Request
+from nexus_jobs.job import Job, NewJob, Request
 from nexus_jobs.ports import Channel, JobFilter, JobStore, Signals
 from nexus_jobs.states import Event, State, sources
 from nexus_jobs.submission import Changes
@@ -42,7 +43,7 @@ class JobService:
             InvalidRequest: one of them can never run.
             StoreUnavailable: the database did not answer; try again.
         """
-        return self._committer.commit([self._intake.draft(request) for request in requests])
+        return self._accept(self._intake.drafts(requests)).result()
 
     def submit_once(self, request: Request, key: str, seconds: float = 0.0) -> tuple[Job, bool]:
         """Accept the request, unless the same one was accepted before under this key.
@@ -55,7 +56,7 @@ class JobService:
         """
         until = time.monotonic() + seconds
         draft = self._intake.draft(request, key)
-        (job,) = self._committer.commit([draft])
+        (job,) = self._accept([draft]).result()
         left = until - time.monotonic()
         if left > 0 and not job.ended:
             (job,) = self.wait([job.id], left)
@@ -71,10 +72,27 @@ class JobService:
         until = time.monotonic() + seconds
         draft = self._intake.draft(request)
         with self._watch.waiter([draft.id]) as waiter:
-            commit = self._committer.submit([draft])
+            commit = self._accept([draft])
             if waiter is None:
                 return commit.result()[0]
             return waiter.follow_commit(commit, until)[draft.id]
+
+    def _accept(self, drafts: Sequence[NewJob]) -> Future[list[Job]]:
+        commit = self._committer.submit(drafts)
+        if any(draft.route for draft in drafts):
+            new = {draft.id for draft in drafts}
+            commit.add_done_callback(partial(self._shadow, new))
+        return commit
+
+    def _shadow(self, new: Collection[str], commit: Future[list[Job]]) -> None:
+        """Commit copies of the new jobs that have to run, for the shadows of their routes.
+
+        Nobody waits for that, and what goes wrong with it is nobody's concern.
+        """
+        if commit.exception() is None:
+            waiting = [job for job in commit.result() if job.id in new and not job.ended]
+            if copies := list(filter(None, map(self._intake.shadow, waiting))):
+                self._committer.submit(copies)
 
     def get(self, job_id: str) -> Job:
         """The job as it stands.
@@ -109,8 +127,8 @@ class JobService:
         """
         job = self.get(job_id)
         if job.state in sources(Event.REPLAY):
-            draft = self._intake.draft(changes.applied_to(job.request))
-            again = self._store.replay(replace(draft, id=job_id))
+            draft = self._intake.redraft(job, changes)
+            again = self._store.replay(draft)
             if again is not None:
                 self._committer.ring({again.request.model: 1})
                 return again

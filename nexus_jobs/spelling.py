@@ -32,7 +32,9 @@ def explain(error: ValidationError, root: type[BaseModel], where: str) -> str:
 def _fields_at(root: type[BaseModel], location: Iterable[int | str]) -> list[str]:
     model = root
     for part in location:
-        annotation = model.model_fields[str(part)].annotation
+        if isinstance(part, int):  # a place in a list; the step before has led to its entries
+            continue
+        annotation = model.model_fields[part].annotation
         candidates = [annotation, *get_args(annotation)]
         model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
     return list(model.model_fields)

@@ -13,6 +13,9 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 
 jobs_submitted = Counter("nexus_jobs_submitted_total", "Jobs accepted.", ["model"])
 jobs_ended = Counter("nexus_jobs_ended_total", "Jobs that ended, by state.", ["model", "state"])
+route_choices = Counter(
+    "nexus_route_choices_total", "Requests that a route gave to a model.", ["route", "model"]
+)
 cache_hits = Counter("nexus_cache_hits_total", "Requests answered by a cache.", ["level"])
 cache_misses = Counter("nexus_cache_misses_total", "Deterministic requests that no cache knew.")
 tickets_lost = Counter("nexus_tickets_unsent_total", "Jobs whose ticket could not be sent.")

@@ -32,7 +32,7 @@ class Waiter:
     def tell(self, job_id: str, ending: Ending | None) -> None:
         """One of the jobs has ended; wakes the caller when that was the last."""
         with self._lock:
-            self._told[job_id] = ending
+            self._told[job_id] = ending if ending and ending.whole else None
             if self._told.keys() >= self._awaited:
                 self._woken.set()
 
@@ -163,8 +163,12 @@ class EndedWatch:
 
 
 def _ended(job: Job, ending: Ending) -> Job:
+    request = job.request
+    if ending.model != request.model:  # its route took another one meanwhile
+        request = replace(request, model=ending.model)
     return replace(
         job,
+        request=request,
         state=ending.state,
         attempt=ending.attempt,
         started_at=ending.started_at,

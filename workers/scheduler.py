@@ -35,6 +35,7 @@ def main(settings: Settings) -> None:
         store=store,
         bulks=store,
         fleet=store,
+        routes=store,
         tickets=platform.tickets,
         signals=platform.signals,
         import_timeout=settings.scheduler.import_timeout_seconds,

@@ -42,7 +42,7 @@ class MemoryJobs:
         self._lock = threading.RLock()
         self._jobs: dict[str, Job] = {}
         self._lapses_at: dict[str, float] = {}
-        # heaps of (due_at, id) by model; whoever pops skips the jobs that are not queued any more
+        # heaps of (due_at, id) by model; whoever pops skips the jobs that are not queued there now
         self._queues: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
         self._computed: dict[str, tuple[float, Result]] = {}
         self._bulks: dict[str, StoredBulk] = {}
@@ -80,7 +80,9 @@ class MemoryJobs:
                 for job in self._jobs.values()
                 if which.state in (None, job.state)
                 and which.model in (None, job.request.model)
+                and which.route in (None, job.route)
                 and which.bulk_id in (None, job.bulk_id)
+                and which.shadows is (job.shadow_of is not None)
                 and (before is None or job.id < before)
             ]
         return heapq.nlargest(limit, matching, key=lambda job: job.id)
@@ -100,7 +102,8 @@ class MemoryJobs:
             at, token, queue = time.time(), secrets.token_hex(8), self._queues[model]
             while queue and len(claimed) < limit:
                 job = self._jobs[heapq.heappop(queue)[1]]
-                if job.state not in sources(Event.CLAIM) or _overdue(job, at):
+                gone = job.state not in sources(Event.CLAIM) or job.request.model != model
+                if gone or _overdue(job, at):
                     continue
                 if job.suspect is not suspects or _held_back(job, at):
                     left.append(job)
@@ -161,6 +164,23 @@ class MemoryJobs:
             again = self._jobs[job.id] = replayed(job, draft, time.time())
             self._enqueue(again)
         return again
+
+    def reroute(
+        self, route: str, model: str, to: str, *, at_most: int, reproducible: bool = False
+    ) -> int:
+        with self._lock:
+            theirs = (
+                job
+                for job in self._in_state(Event.CLAIM)
+                if (job.route, job.request.model) == (route, model)
+                and (reproducible or not job.request.reproducible)
+            )
+            moving = heapq.nsmallest(at_most, theirs, key=lambda job: job.id)
+            for job in moving:
+                request = replace(job.request, model=to)
+                self._jobs[job.id] = replace(job, request=request, fingerprint=None)
+                self._enqueue(self._jobs[job.id])
+        return len(moving)
 
     def expire_overdue(self) -> list[str]:
         with self._lock:

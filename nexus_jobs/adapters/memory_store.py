@@ -12,11 +12,16 @@ from nexus_jobs.adapters.memory_jobs import MemoryJobs, StoredBulk
 from nexus_jobs.adapters.transitions import BULK_SOURCES
 from nexus_jobs.errors import Conflict
 from nexus_jobs.job import Bulk, BulkProgress, BulkState, Job, NewJob
+from nexus_jobs.route import Route
 from nexus_jobs.states import Event, State, sources
 
 
 class MemoryStore(MemoryFleet, MemoryJobs):
     """All stores in one process; nothing outlives it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._routes: dict[str, Route] = {}
 
     def close(self) -> None:
         """There is nothing to close; stores on a database have connections."""
@@ -48,11 +53,13 @@ class MemoryStore(MemoryFleet, MemoryJobs):
             left = [job for job in self._rows(bulk_id) if job.state in sources(Event.CANCEL)]
             return [self._move(job, Event.CANCEL, at).id for job in left]
 
-    def replay_bulk(self, bulk_id: str, *, attempts: int, slack_seconds: Sequence[float]) -> int:
+    def replay_bulk(
+        self, bulk_id: str, *, attempts: int, slack_seconds: Sequence[float]
+    ) -> Counter[str]:
         with self._lock:
             stored = self._bulks.get(bulk_id)
             if stored is None or stored.bulk.state is not BulkState.ACCEPTED:
-                return 0
+                return Counter()
             drafts = [
                 NewJob(
                     id=job.id,
@@ -60,11 +67,13 @@ class MemoryStore(MemoryFleet, MemoryJobs):
                     slack=slack_seconds[job.request.priority],
                     max_attempts=attempts,
                     fingerprint=job.fingerprint,
+                    route=job.route,
                 )
                 for job in self._rows(bulk_id)
                 if job.attempt
             ]
-            return sum(self.replay(draft) is not None for draft in drafts)
+            queued = filter(None, map(self.replay, drafts))
+            return Counter(job.request.model for job in queued)
 
     def bulk_progress(self, bulk_id: str, *, window: float = 10.0) -> BulkProgress:
         with self._lock:
@@ -101,6 +110,20 @@ class MemoryStore(MemoryFleet, MemoryJobs):
                 for bulk_id, stored in self._bulks.items()
                 if stored.bulk.state is BulkState.IMPORTING and stored.touched_at <= since
             ]
+
+    def routes(self) -> list[Route]:
+        with self._lock:
+            return [self._routes[name] for name in sorted(self._routes)]
+
+    def put_route(self, route: Route) -> None:
+        with self._lock:
+            if route.name in self._models:
+                raise Conflict(f"{route.name!r} is a model; a route needs another name")
+            self._routes[route.name] = route
+
+    def remove_route(self, name: str) -> bool:
+        with self._lock:
+            return self._routes.pop(name, None) is not None
 
     def _rows(self, bulk_id: str) -> list[Job]:
         stored = self._bulks.get(bulk_id)

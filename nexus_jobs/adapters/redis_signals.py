@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -89,4 +90,4 @@ class RedisSignals:
 def _light(ending: Ending | None) -> Ending | None:
     if ending is None or ending.result is None or len(ending.result.text) <= LONGEST_TEXT:
         return ending
-    return None
+    return replace(ending, result=None)

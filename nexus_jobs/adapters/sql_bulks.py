@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -62,13 +63,15 @@ class SqlBulks:
             cancel = transition(Event.CANCEL, now(connection), jobs.c.id.in_(select(rows.c.id)))
             return list(connection.scalars(cancel.returning(jobs.c.id)))
 
-    def replay_bulk(self, bulk_id: str, *, attempts: int, slack_seconds: Sequence[float]) -> int:
+    def replay_bulk(
+        self, bulk_id: str, *, attempts: int, slack_seconds: Sequence[float]
+    ) -> Counter[str]:
         accepted = (bulks.c.id == bulk_id) & (bulks.c.state == BulkState.ACCEPTED)
         slack = case(dict(enumerate(slack_seconds)), value=jobs.c.priority)
         with self._database.write() as connection:
             bulk = select(bulks.c.id).where(accepted).with_for_update()
             if connection.execute(bulk).first() is None:
-                return 0
+                return Counter()
             at = now(connection)
             rows = pick(Event.REPLAY, (jobs.c.bulk_id == bulk_id) & (jobs.c.attempt > 0))
             replay = transition(Event.REPLAY, at, jobs.c.id.in_(select(rows.c.id))).values(
@@ -77,7 +80,7 @@ class SqlBulks:
                 expires_at=at + jobs.c.expires_in,
                 run_after=None,
             )
-            return len(connection.scalars(replay.returning(jobs.c.id)).all())
+            return Counter(connection.scalars(replay.returning(jobs.c.model)))
 
     def bulk_progress(self, bulk_id: str, *, window: float = 10.0) -> BulkProgress:
         by_state = (

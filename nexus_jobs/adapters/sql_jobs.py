@@ -90,11 +90,15 @@ class SqlJobs:
             return _select(connection, job_ids)
 
     def search(self, which: JobFilter, *, limit: int, before: str | None = None) -> Sequence[Job]:
-        statement = JOBS_WITH_RESULTS.order_by(jobs.c.id.desc()).limit(limit)
+        shadow = jobs.c.shadow_of.is_not(None)
+        statement = JOBS_WITH_RESULTS.where(shadow if which.shadows else ~shadow)
+        statement = statement.order_by(jobs.c.id.desc()).limit(limit)
         if which.state is not None:
             statement = statement.where(is_state([which.state]))
         if which.model is not None:
             statement = statement.where(jobs.c.model == which.model)
+        if which.route is not None:
+            statement = statement.where(jobs.c.route == which.route)
         if which.bulk_id is not None:
             statement = statement.where(jobs.c.bulk_id == which.bulk_id)
         if before is not None:

@@ -143,11 +143,16 @@ def transition(
     )
 
 
-def pick(event: Event, which: ColumnElement[bool], *, skip_locked: bool = False) -> CTE:
+def pick(
+    event: Event,
+    which: ColumnElement[bool],
+    *,
+    at_most: int | None = None,
+    skip_locked: bool = False,
+) -> CTE:
     """The ids of jobs that `event` may happen to, locked; by id, so that nobody deadlocks."""
-    return _locked(
-        select(jobs.c.id).where(which, is_state(sources(event))).order_by(jobs.c.id), skip_locked
-    )
+    ids = select(jobs.c.id).where(which, is_state(sources(event))).order_by(jobs.c.id)
+    return _locked(ids.limit(at_most), skip_locked)
 
 
 def _locked(ids: Select[tuple[str]], skip_locked: bool = False) -> CTE:
@@ -218,7 +223,7 @@ _ENDED_BADLY = (
 _REPLAY = transition(Event.REPLAY, bindparam("at"), jobs.c.id == bindparam("of_job"))
 _REPLAYED = (
     *("model", "prompt", "messages", "params", "priority", "metadata", "use_cache"),
-    *("reproducible", "fingerprint", "max_attempts"),
+    *("reproducible", "route", "fingerprint", "max_attempts"),
     *("due_at", "expires_in", "expires_at", "run_after"),
 )
 

@@ -69,6 +69,8 @@ def job_row(job: Job) -> dict[str, Any]:
         "bulk_id": job.bulk_id,
         "bulk_index": job.bulk_index,
         "cells": job.cells,
+        "route": job.route,
+        "shadow_of": job.shadow_of,
         "cached": job.cached,
         **error_columns(error),
     }
@@ -134,6 +136,8 @@ def job_of(row: AnyRow, result: Result | None = None) -> Job:
         bulk_id=row.bulk_id,
         bulk_index=row.bulk_index,
         cells=row.cells,
+        route=row.route,
+        shadow_of=row.shadow_of,
         cached=Cached(row.cached),
         result=result,
         error=_error_of(row),

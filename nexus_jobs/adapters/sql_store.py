@@ -9,10 +9,11 @@ from nexus_jobs.adapters.sql_jobs import SqlJobs
 from nexus_jobs.adapters.sql_keys import SqlKeys
 from nexus_jobs.adapters.sql_leases import SqlLeases
 from nexus_jobs.adapters.sql_models import SqlModels
+from nexus_jobs.adapters.sql_routes import SqlRoutes
 from nexus_jobs.adapters.sql_schedule import SqlSchedule
 
 
-class SqlStore(SqlJobs, SqlKeys, SqlLeases, SqlBulks, SqlModels, SqlFleet, SqlSchedule):
+class SqlStore(SqlJobs, SqlKeys, SqlLeases, SqlBulks, SqlModels, SqlRoutes, SqlFleet, SqlSchedule):
     """All stores on one database whose schema is up to date.
 
     `pool_size` is the most connections it opens, but for two that claim. Threads may share it; a

@@ -89,6 +89,8 @@ jobs = Table(
     Column("bulk_id", Id, ForeignKey("bulks.id")),
     Column("bulk_index", Integer),
     Column("cells", Json),
+    Column("route", Text),
+    Column("shadow_of", Id),
     Column("cached", Text, nullable=False),
     Column("error_code", Text),
     Column("error_message", Prose),
@@ -160,6 +162,13 @@ model_versions = Table(
     Column("registered_at", Double, nullable=False),
 )
 
+routes = Table(
+    "routes",
+    metadata,
+    Column("name", Id, primary_key=True),
+    Column("config", Json, nullable=False),
+)
+
 workers = Table(
     "workers",
     metadata,
@@ -225,6 +234,13 @@ _partial(
     jobs.c.due_at,
     jobs.c.id,
     where="state = 'queued'",
+)
+_partial(
+    "ix_jobs_routed",
+    jobs.c.route,
+    jobs.c.model,
+    jobs.c.id,
+    where="state = 'queued' AND route IS NOT NULL",
 )
 _partial("ix_jobs_leases", jobs.c.lease_expires_at, where="state = 'running'")
 _partial(

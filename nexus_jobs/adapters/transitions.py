@@ -36,6 +36,8 @@ def committed(new: NewJob, now: float) -> Job:
         bulk_id=new.bulk_id,
         bulk_index=new.bulk_index,
         cells=new.cells,
+        route=new.route,
+        shadow_of=new.shadow_of,
         result=ended.result if ended else None,
         error=ended.error if ended else None,
         cached=ended.cached if ended else Cached.NO,
@@ -80,6 +82,7 @@ def replayed(job: Job, draft: NewJob, now: float) -> Job:
     return replace(
         job,
         request=draft.request,
+        route=draft.route,
         fingerprint=draft.fingerprint,
         max_attempts=job.attempt + draft.max_attempts,
         due_at=anew.due_at,

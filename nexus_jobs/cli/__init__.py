@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from nexus_jobs.cli import bulk, chaos, fleet, jobs, models, roles, up
+from nexus_jobs.cli import bulk, chaos, fleet, jobs, models, roles, routes, up
 from nexus_jobs.errors import NexusError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app.command()(chaos.chaos)
 app.add_typer(bulk.app, name="bulk")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
+app.add_typer(routes.app, name="routes")
 app.command()(fleet.workers)
 app.add_typer(fleet.scheduler_app, name="scheduler", rich_help_panel="Single roles")
 for role in (roles.api, roles.worker, roles.migrate, roles.flower):

@@ -19,7 +19,7 @@ from nexus_jobs.job import (
     Request,
     Result,
 )
-from nexus_jobs.ports import BulkStore, FleetStore, JobStore, ScheduleStore
+from nexus_jobs.ports import BulkStore, FleetStore, JobStore, RouteStore, ScheduleStore
 from nexus_jobs.states import Event, State
 
 RESULT = Result(
@@ -35,7 +35,7 @@ ERROR = JobError("engine_error", "the batch was lost")
 T = TypeVar("T")
 
 
-class Store(JobStore, BulkStore, FleetStore, ScheduleStore, Protocol):
+class Store(JobStore, BulkStore, FleetStore, ScheduleStore, RouteStore, Protocol):
     """What each adapter under test implements."""
 
 

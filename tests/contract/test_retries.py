@@ -155,18 +155,18 @@ def failed_bulk(store: Store) -> tuple[str, list[Job]]:
 
 def test_a_bulk_replays_what_failed_but_not_what_never_ran(store: Store) -> None:
     bulk_id, (_, failed, dead) = failed_bulk(store)
-    assert store.replay_bulk(bulk_id, attempts=3, slack_seconds=SLACK) == 2
+    assert store.replay_bulk(bulk_id, attempts=3, slack_seconds=SLACK) == {"m": 2}
     states = [job.state for job in store.bulk_rows(bulk_id)]
     assert states == [State.SUCCEEDED, State.QUEUED, State.QUEUED, State.FAILED]
     again = claim(store, 9)
     assert {job.id for job in again} == {failed.id, dead.id}
     assert {(job.attempt, job.max_attempts) for job in again} == {(2, 4)}
     assert all(job.due_at >= failed.due_at + SLACK[job.request.priority] for job in again)
-    assert store.replay_bulk(bulk_id, attempts=3, slack_seconds=SLACK) == 0
+    assert store.replay_bulk(bulk_id, attempts=3, slack_seconds=SLACK) == {}
 
 
 def test_a_cancelled_bulk_replays_nothing(store: Store) -> None:
     bulk_id, _ = failed_bulk(store)
     store.cancel_bulk(bulk_id, BulkState.CANCELLED)
-    assert store.replay_bulk(bulk_id, attempts=3, slack_seconds=SLACK) == 0
-    assert store.replay_bulk("none", attempts=3, slack_seconds=SLACK) == 0
+    assert store.replay_bulk(bulk_id, attempts=3, slack_seconds=SLACK) == {}
+    assert store.replay_bulk("none", attempts=3, slack_seconds=SLACK) == {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from nexus_jobs.adapters.memory_queue import MemorySignals
@@ -92,7 +94,8 @@ def test_a_long_answer_is_left_to_its_row(link):
     signals.listen(Channel.ENDED, heard.append)
     hints = {"a": ending("x" * (LONGEST_TEXT + 1))}
     until(lambda: signals.send(Channel.ENDED, hints) or heard, timeout=10)
-    assert heard[0] == {"a": None}
+    assert heard[0] == {"a": replace(hints["a"], result=None)}
+    assert not heard[0]["a"].whole
     signals.close()
 
 
@@ -101,6 +104,7 @@ def ending(text: str) -> Ending:
         text=text, finish_reason=FinishReason.LENGTH, prompt_tokens=1, completion_tokens=2
     )
     return Ending(
+        model="m",
         state=State.SUCCEEDED, attempt=2, started_at=1.25, finished_at=2.5, worker="w",
         result=result,
     )  # fmt: skip

@@ -47,6 +47,7 @@ def fill(store: Store, database: Database) -> Bulk:
     store.add([new_job() for _ in range(400)])
     for i, job in enumerate(claim(store, 300)[:100]):
         finish(store, [job], Event.SUCCEED, fingerprint=f"f{i}")
+    store.add([new_job(route="r") for _ in range(50)])
     store.add([new_job(model="n", expires_in=1e6 if i % 9 else None) for i in range(500)])
     kept = {"digest": "d", "seconds": 1e6}
     store.add([new_job(idempotency=Idempotency(key=str(i), **kept)) for i in range(500)])
@@ -59,6 +60,7 @@ def fill(store: Store, database: Database) -> Bulk:
 CALLS: list[tuple[str, Callable[[Store, str], object]]] = [
     ("ix_jobs_queue", lambda store, _: store.claim("m", 8, worker="w", lease_seconds=9.0)),
     ("ix_jobs_queue", lambda store, _: claim(store, suspects=True)),
+    ("ix_jobs_routed", lambda store, _: store.reroute("r", "m", "n", at_most=8)),
     ("ix_jobs_queue", lambda store, _: store.backlog(["m", "n"], 256)),
     ("ix_jobs_leases", lambda store, _: store.requeue_lapsed()),
     ("ix_jobs_expiry", lambda store, _: store.expire_overdue()),

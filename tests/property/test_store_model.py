@@ -67,6 +67,7 @@ def drafts(draw: st.DrawFn) -> dict[str, Any]:
         "request": request,
         "slack": draw(st.sampled_from([0.0, 1000.0, 2000.0])),
         "max_attempts": draw(st.integers(1, 2)),
+        "route": draw(st.sampled_from([None, "r"])),
         "ended": draw(BIRTHS),
         "idempotency": draw(st.none() | KEYED),
     }
@@ -245,6 +246,10 @@ class TwoStores(RuleBasedStateMachine):
     def replay_bulk(self, which: int) -> None:
         bulk_id = self.bulk_ids[which % len(self.bulk_ids)]
         self.both(lambda store, _: store.replay_bulk(bulk_id, attempts=2, slack_seconds=[5.0] * 10))
+
+    @rule(models=st.permutations(MODELS), at_most=st.integers(1, 3))
+    def reroute(self, models: list[str], at_most: int) -> None:
+        self.both(lambda store, _: store.reroute("r", *models, at_most=at_most))
 
     @rule()
     def requeue_lapsed(self) -> None:

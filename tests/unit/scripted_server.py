@@ -45,7 +45,7 @@ def serving() -> Iterator[Script]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = do_DELETE = reply  # noqa: N815
+        do_GET = do_POST = do_PUT = do_DELETE = reply  # noqa: N815
 
         def log_message(self, *_: Any) -> None:
             pass

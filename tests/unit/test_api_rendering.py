@@ -56,6 +56,8 @@ def test_a_queued_job_says_null_where_nothing_is_known_yet():
         "waiting": None,
         "worker": None,
         "bulk_id": None,
+        "route": None,
+        "shadow_of": None,
         "metadata": {"row": [1, None]},
     }
 

@@ -194,3 +194,54 @@ def test_a_bulk_is_retried(server: Script, nexus: Any, capsys: Any) -> None:
     server.on("POST bulk/b1/retry", (202, BULK))
     assert nexus("bulk", "retry", "b1") == 0
     assert capsys.readouterr().out == "running\n"
+
+
+ROUTE = {
+    "name": "chat",
+    "algorithm": "weighted",
+    "targets": [{"model": "a", "weight": 2.0}],
+    "models": [
+        {"model": "a", "available": True, "breaker": "open", "outstanding": 3},
+        {"model": "b", "available": False, "breaker": "closed", "outstanding": 0},
+    ],
+}
+
+
+def test_routes_are_listed_a_line_for_each_model(nexus: Any, server: Script, capsys: Any) -> None:
+    server.on("GET routes", {"data": [ROUTE]})
+    assert nexus("routes", "list") == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split("\t") for line in lines] == [
+        ["chat", "weighted", "a", "2.0", "yes", "open", "3"],
+        ["chat", "weighted", "b", "fallback", "no", "closed", "0"],
+    ]
+
+
+def test_a_route_is_put_as_it_was_written(nexus: Any, server: Script) -> None:
+    server.on("PUT routes/chat", ROUTE)
+    options = ["--target", "a=2", "--target", "b", "--fallback", "c", "--shadow", "d=5"]
+    assert nexus("routes", "set", "chat", *options, "--algorithm", "weighted") == 0
+    ((_, body),) = server.requests
+    assert json.loads(body) == {
+        "targets": [{"model": "a", "weight": 2.0}, {"model": "b"}],
+        "fallback": ["c"],
+        "shadow": {"model": "d", "percent": 5.0},
+        "algorithm": "weighted",
+    }
+
+
+def test_a_weight_that_is_no_number_is_refused_with_what_would_be_right(
+    nexus: Any, server: Script, capsys: Any
+) -> None:
+    assert nexus("routes", "set", "chat", "--target", "a=much") == 2
+    assert "a=2" in capsys.readouterr().err
+    assert server.requests == []
+
+
+def test_a_route_is_shown_and_removed(nexus: Any, server: Script, capsys: Any) -> None:
+    server.on("GET routes/chat", ROUTE)
+    server.on("DELETE routes/chat", ROUTE)
+    assert nexus("routes", "show", "chat") == 0
+    assert json.loads(capsys.readouterr().out) == ROUTE
+    assert nexus("routes", "remove", "chat") == 0
+    assert capsys.readouterr().out == "removed: chat\n"

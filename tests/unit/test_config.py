@@ -5,6 +5,7 @@ import pytest
 from nexus_jobs.config import load_settings
 from nexus_jobs.errors import ConfigError
 from nexus_jobs.models import ModelConfig, load_models
+from nexus_jobs.route import Algorithm, Route, load_routes
 
 
 @pytest.fixture
@@ -96,6 +97,54 @@ def test_a_wrong_models_file_is_refused_with_what_would_be_right(models_file, te
     with pytest.raises(ConfigError) as refused:
         load_models(models_file)
     assert hint in str(refused.value)
+
+
+ROUTES = "models:\n- name: a\n- name: b\nroutes:\n"
+
+
+def test_routes_may_stand_beside_the_models(models_file):
+    models_file.write_text("models: []\n")
+    assert load_routes(models_file, []) == []
+    models_file.write_text(ROUTES + "- {name: r, targets: [{model: a, weight: 2}, {model: b}]}\n")
+    (route,) = load_routes(models_file, load_models(models_file))
+    assert route.models == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("route", "hint"),
+    [
+        ("{name: r, targets: [{model: aa}]}", "route r: `targets.0.model`: there is no model 'aa'"),
+        ("{name: r, targets: [{modle: a}]}", "targets.0.modle: unknown key; did you mean 'model'?"),
+        ("{name: a, targets: [{model: a}]}", "'a' is a model"),
+        ("{name: r}", "route r: targets: Field required"),
+    ],
+)
+def test_a_wrong_route_is_refused_with_what_would_be_right_too(models_file, route, hint):
+    models_file.write_text(f"{ROUTES}- {route}\n")
+    with pytest.raises(ConfigError) as refused:
+        load_routes(models_file, load_models(models_file))
+    assert hint in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("least_loaded", Algorithm.LEAST_CONNECTIONS),
+        ("latency", Algorithm.LEAST_LATENCY),
+        ("weighted", Algorithm.WEIGHTED),
+        ("consistent_hash", Algorithm.CONSISTENT_HASH),
+    ],
+)
+def test_what_a_route_leaves_out_the_settings_say(settings_file, written, meant):
+    settings_file.write_text(
+        f'[load_balancer]\nalgorithm = "{written}"\n'
+        "health_check_interval = 7\nfailure_threshold = 9\n"
+    )
+    settings = load_settings().load_balancer
+    bare = settings.complete(Route(name="r", targets=[{"model": "a"}]))
+    assert (bare.algorithm, bare.open_seconds, bare.failure_threshold) == (meant, 7, 9)
+    said = settings.complete(Route(name="r", targets=[{"model": "a"}], failure_threshold=3))
+    assert (said.failure_threshold, said.open_seconds) == (3, 7)
 
 
 def test_a_missing_models_file_is_named(models_file):

@@ -104,7 +104,15 @@ def test_a_job_that_ended_before_does_not_delay_the_others(services, monkeypatch
 def test_what_is_told_between_two_looks_wakes_the_waiter(services, monkeypatch):
     monkeypatch.setattr("nexus_jobs.waiting.LOOK_AGAIN_SECONDS", 0.05)
     a, b = services.jobs.submit([ask("a"), ask("b")])
-    ending = Ending(state=State.SUCCEEDED, attempt=1, started_at=1.0, finished_at=2.0, worker="w")
+    ending = Ending(
+        model="m",
+        state=State.SUCCEEDED,
+        attempt=1,
+        started_at=1.0,
+        finished_at=2.0,
+        worker="w",
+        result=ANSWER,
+    )
 
     class Store:
         def get_many(self, _ids):
@@ -193,3 +201,28 @@ def test_a_watch_that_closes_during_a_commit_lets_it_come_to_its_end(services, m
 def test_an_unknown_job_is_not_waited_for(services):
     with pytest.raises(NotFound):
         services.jobs.wait(["nope"], 30)
+
+
+def test_a_job_that_changed_its_model_while_it_waited_ends_as_one_of_the_new(services):
+    (job,) = services.jobs.submit([ask()])
+    ending = Ending(
+        model="other", state=State.SUCCEEDED, attempt=1, started_at=1.0, finished_at=2.0,
+        worker="w", result=ANSWER,
+    )  # fmt: skip
+    waiter = Waiter([job.id], services.platform.store)
+    waiter.tell(job.id, ending)
+    ended = waiter.follow({job.id: job}, time.monotonic() + 30)[job.id]
+    assert (ended.request.model, ended.result) == ("other", ANSWER)
+
+
+def test_an_ending_without_its_text_sends_the_waiter_to_the_row(services):
+    (job,) = services.jobs.submit([ask()])
+    finish_all(services)
+    waiter = Waiter([job.id], services.platform.store)
+    bare = Ending(
+        model="simulated", state=State.SUCCEEDED, attempt=1, started_at=1.0, finished_at=2.0,
+        worker="w",
+    )  # fmt: skip
+    waiter.tell(job.id, bare)
+    ended = waiter.follow({job.id: job}, time.monotonic() + 30)[job.id]
+    assert ended == services.jobs.get(job.id)

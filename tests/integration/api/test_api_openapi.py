@@ -130,6 +130,19 @@ def test_real_answers_have_the_described_shape(
     call(bulk_path, ids={"bulk_id": bulk["id"]})
     call(bulk_path, "delete", ids={"bulk_id": bulk["id"]})
     call("/api/v1/jobs?limit=2")
+    config = {
+        "targets": [{"model": "simulated"}],
+        "fallback": ["smollm2-135m"],
+        "shadow": {"model": "simulated", "percent": 1},
+    }
+    route_path, ids = "/api/v1/routes/{name}", {"name": "chat"}
+    call(route_path, "put", ids=ids, json=config)
+    call(route_path, "put", ids=ids, json={"targets": [{"model": "chat"}]})
+    call("/api/v1/jobs", "post", json={**body, "model": "chat"})
+    call("/api/v1/routes")
+    call(route_path, ids=ids)
+    call(route_path, "delete", ids=ids)
+    call(route_path, ids=ids)
     call("/api/v1/jobs", "post", json={"modle": "x"})
     call("/api/v1/jobs", "post", data=b"{")
     for path in ("/api/v1/models", "/health", "/health/live", "/health/ready", "/health/models"):
@@ -138,7 +151,9 @@ def test_real_answers_have_the_described_shape(
 
 def test_each_argument_and_field_is_described(document: dict[str, Any]):
     parameters = document["paths"]["/api/v1/jobs"]["get"]["parameters"]
-    assert {one["name"] for one in parameters} == {"state", "model", "bulk", "limit", "cursor"}
+    assert {one["name"] for one in parameters} == {
+        *("state", "model", "route", "bulk", "shadow", "limit", "cursor")
+    }
     wait = document["paths"]["/api/v1/jobs/{job_id}"]["get"]["parameters"]
     assert [(one["in"], one["name"]) for one in wait] == [("path", "job_id"), ("query", "wait")]
     form = document["components"]["schemas"]["BulkForm"]
