@@ -149,7 +149,10 @@ class Device:
             self._wanted = self._look_up()
         except StoreUnavailable as error:
             log.warning("assignments.unread", reason=str(error))
+        before = self._placement.runners.keys()
         self._placement.converge(self._wanted)
+        if self._placement.runners.keys() != before:
+            self._to_report.set()
         self._subscribe(self.ready())
 
     def _look_up(self) -> Sequence[RegisteredModel]:

@@ -32,7 +32,8 @@ class Worker:
         self.store = self.platform.store
         self.device = Device(
             self.platform, name="w", fixed=None if managed else [model.name],
-            build_engine=build or engine, waiting_tickets=2, subscribe=self._subscribe,
+            build_engine=engine if build is None else build, waiting_tickets=2,
+            subscribe=self._subscribe,
         )  # fmt: skip
 
     def _subscribe(self, models):
