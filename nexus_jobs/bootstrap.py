@@ -186,7 +186,8 @@ def services_on(platform: Platform) -> Services:
     settings, store = platform.settings, platform.store
     signals = platform.signals
     catalog = Catalog(store, store, settings.load_balancer)
-    router = Router(store=store, fleet=store, signals=signals)
+    view = FleetView(store, platform.loads)
+    router = Router(store=store, fleet=store, workers=view.workers, signals=signals)
     intake = Intake(
         settings=settings.jobs,
         catalog=catalog,
@@ -200,7 +201,6 @@ def services_on(platform: Platform) -> Services:
         never_run=router.withdraw,
     )
     watch = EndedWatch(store, signals, limit=settings.server.max_waiting)
-    view = FleetView(store, platform.loads)
     return Services(
         settings=settings,
         jobs=JobService(
@@ -216,6 +216,7 @@ def services_on(platform: Platform) -> Services:
         models=Registry(
             fleet=store,
             jobs=store,
+            routes=store,
             view=view,
             check=partial(model_files.check, models_dir=settings.models_dir),
             stopping=lambda: watch.closed,

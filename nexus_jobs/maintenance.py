@@ -9,6 +9,7 @@ import structlog
 from nexus_jobs import telemetry
 from nexus_jobs.errors import QueueUnavailable
 from nexus_jobs.fleet import ModelState
+from nexus_jobs.fleet_view import MAX_AGE
 from nexus_jobs.job import BulkState
 from nexus_jobs.ports import (
     BulkStore,
@@ -19,7 +20,7 @@ from nexus_jobs.ports import (
     Signals,
     TicketQueue,
 )
-from nexus_jobs.routing import WORKER_MAX_AGE, detours
+from nexus_jobs.routing import detours
 from nexus_jobs.states import State
 
 log = structlog.get_logger(__name__)
@@ -92,12 +93,12 @@ class Maintenance:
             log.warning("bulk.abandoned", bulk=bulk_id, rows=len(cancelled))
 
     def _leave_failed_models(self) -> None:
-        workers = self._fleet.workers(max_age=WORKER_MAX_AGE)
+        workers = self._fleet.workers(max_age=MAX_AGE)
         if not any(one.state is ModelState.FAILED for w in workers for one in w.models.values()):
             return
-        models = {model.name: model for model in self._fleet.models()}
-        for route, model, other in detours(self._routes.routes(), workers):
-            reproducible = other in models and models[other].is_reproducible
+        models = {known.name: known for known in self._fleet.registered()}
+        for route, model, other in detours(self._routes.routes(), workers, models.values()):
+            reproducible = other in models and models[other].config.is_reproducible
             moved = self._store.reroute(
                 route.name, model, other, at_most=MOVED_JOBS, reproducible=reproducible
             )

@@ -20,7 +20,7 @@ from nexus_jobs.errors import (
 from nexus_jobs.fleet import Origin, RegisteredModel, Wanted
 from nexus_jobs.fleet_view import Availability, FleetView, status_of
 from nexus_jobs.models import ModelConfig
-from nexus_jobs.ports import FleetStore, JobStore
+from nexus_jobs.ports import FleetStore, JobStore, RouteStore
 from nexus_jobs.spelling import did_you_mean
 from nexus_jobs.states import State
 
@@ -57,12 +57,14 @@ class Registry:
         *,
         fleet: FleetStore,
         jobs: JobStore,
+        routes: RouteStore,
         view: FleetView,
         check: Callable[[ModelConfig], None],
         stopping: Callable[[], bool],
     ) -> None:
         self._fleet = fleet
         self._jobs = jobs
+        self._routes = routes
         self._view = view
         self._check = check
         self._stopping = stopping
@@ -84,8 +86,10 @@ class Registry:
 
         Raises:
             InvalidRequest: it can never be loaded like this.
-            Conflict: the models file says something else of this model.
+            Conflict: the models file says something else of this model, or a route has its name.
         """
+        if any(route.name == config.name for route in self._routes.routes()):
+            raise Conflict(f"{config.name!r} is a route; a model needs another name")
         unchecked = self._unchecked(config)
         known = {model.name: model for model in self._fleet.registered()}.get(config.name)
         if known is None or known.origin is Origin.API:

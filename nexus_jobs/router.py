@@ -15,10 +15,11 @@ from cachetools import TTLCache, cachedmethod
 
 from nexus_jobs import routing, telemetry
 from nexus_jobs.errors import NoTarget
+from nexus_jobs.fleet import WorkerReport
 from nexus_jobs.job import Request
 from nexus_jobs.ports import Channel, Clock, FleetStore, Hints, JobStore, Signals
 from nexus_jobs.route import Algorithm, Route
-from nexus_jobs.routing import WORKER_MAX_AGE, Breaker, TargetState, choose, prefix_key
+from nexus_jobs.routing import Breaker, TargetState, choose, prefix_key
 from nexus_jobs.targets import Targets
 
 READING_SECONDS: Final = 1.0
@@ -44,12 +45,14 @@ class Router:
         *,
         store: JobStore,
         fleet: FleetStore,
+        workers: Callable[[], Sequence[WorkerReport]],
         signals: Signals,
         clock: Clock = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
         self._fleet = fleet
+        self._workers = workers
         self._clock = clock
         self._chance = chance
         self._lock = threading.Lock()
@@ -131,7 +134,7 @@ class Router:
 
     @cachedmethod(attrgetter("_readings"), condition=attrgetter("_reading"))
     def _reachable(self) -> frozenset[str]:
-        return routing.reachable(self._fleet.workers(max_age=WORKER_MAX_AGE))
+        return routing.reachable(self._workers(), self._fleet.registered())
 
     @cachedmethod(attrgetter("_readings"), condition=attrgetter("_reading"))
     def _waiting(self, models: Sequence[str]) -> Mapping[str, int]:

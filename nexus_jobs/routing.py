@@ -14,14 +14,12 @@ from math import ceil, exp, log
 from typing import Final
 
 from nexus_jobs.errors import RanTooLong
-from nexus_jobs.fleet import ModelState, WorkerReport
+from nexus_jobs.fleet import ModelState, RegisteredModel, Wanted, WorkerReport
 from nexus_jobs.job import Request
 from nexus_jobs.ports import Ending
 from nexus_jobs.route import Algorithm, Route
 from nexus_jobs.states import State
 
-WORKER_MAX_AGE: Final = 15.0
-"""Seconds after which a worker that has not reported counts as gone."""
 KEY_CHARACTERS: Final = 256
 """Prompts that begin with the same characters go to the same target, which may know them."""
 LATENCY_SECONDS: Final = 10.0
@@ -144,19 +142,29 @@ def choose(
     return min(turned, key=_COSTS[route.algorithm]).model
 
 
-def reachable(workers: Iterable[WorkerReport]) -> frozenset[str]:
-    """The models that some worker has ready, or will have soon."""
-    return _in_states(workers, {ModelState.READY, ModelState.LOADING})
+def reachable(
+    workers: Sequence[WorkerReport], registered: Iterable[RegisteredModel]
+) -> frozenset[str]:
+    """The models that some worker has ready or is loading, or may be told to load."""
+    present = {ModelState.READY, ModelState.WARMING, ModelState.LOADING}
+    served = _in_states(workers, present)
+    if all(worker.fixed or worker.draining for worker in workers):
+        return served
+    failed = _in_states(workers, {ModelState.FAILED})
+    loadable = (known.name for known in registered if known.wanted is not Wanted.UNLOADED)
+    return served | (frozenset(loadable) - failed)
 
 
 def detours(
-    routes: Iterable[Route], workers: Sequence[WorkerReport]
+    routes: Iterable[Route],
+    workers: Sequence[WorkerReport],
+    registered: Iterable[RegisteredModel],
 ) -> Iterator[tuple[Route, str, str]]:
     """For each model that failed on all its workers: its routes, and who takes its queued jobs.
 
     That is the first model of the route that is reachable; without one, the jobs wait.
     """
-    well = reachable(workers)
+    well = reachable(workers, registered)
     failed = _in_states(workers, {ModelState.FAILED}) - well
     for route in routes:
         other = next((model for model in route.models if model in well), None)

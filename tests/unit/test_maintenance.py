@@ -45,7 +45,9 @@ class TestFailedModels:
 
     def serve(self, worker="w", **states):
         served = {model: ServedModel(ModelState(state)) for model, state in states.items()}
-        self.store.report(WorkerReport(id=worker, host="h", pid=1, device="cpu", models=served))
+        self.store.report(
+            WorkerReport(id=worker, host="h", pid=1, device="cpu", models=served, fixed=True)
+        )
 
     def add(self, count=3, route="r", model="a"):
         request = Request(model=model, prompt="x")

@@ -26,7 +26,12 @@ def a_registry(stopping: Callable[[], bool] = lambda: False, **served: ModelStat
     store.report(WorkerReport(id="w", host="h", pid=1, device="cpu", models=models))
     view = FleetView(store, MemoryLoads())
     return Registry(
-        fleet=store, jobs=store, view=view, check=lambda _config: None, stopping=stopping
+        routes=store,
+        fleet=store,
+        jobs=store,
+        view=view,
+        check=lambda _config: None,
+        stopping=stopping,
     )
 
 

@@ -25,17 +25,21 @@ class World:
         self.now, self.reads, self.jobs = 100.0, 0, 0
         self.store, self.signals = MemoryStore(), MemorySignals()
         self.router = Router(
-            store=self.store, fleet=self, signals=self.signals, clock=lambda: self.now
+            store=self.store,
+            fleet=self.store,
+            workers=self.workers,
+            signals=self.signals,
+            clock=lambda: self.now,
         )
         self.serve("a", "b", "c")
 
     def serve(self, *models):
         self.served = models
 
-    def workers(self, *, max_age):
+    def workers(self):
         self.reads += 1
         served = {model: ServedModel(ModelState.READY) for model in self.served}
-        return [WorkerReport(id="w", host="h", pid=1, device="cpu", models=served)]
+        return [WorkerReport(id="w", host="h", pid=1, device="cpu", models=served, fixed=True)]
 
     def choose(self, route, prompt="x", **fields):
         self.jobs += 1

@@ -34,7 +34,9 @@ def services():
 
 def serve(services, *models, state=ModelState.READY):
     served = {model: ServedModel(state) for model in models}
-    services.fleet.report(WorkerReport(id="w", host="h", pid=1, device="cpu", models=served))
+    services.fleet.report(
+        WorkerReport(id="w", host="h", pid=1, device="cpu", models=served, fixed=True)
+    )
 
 
 def put(services, **fields):

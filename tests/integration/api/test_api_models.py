@@ -16,6 +16,7 @@ from nexus_jobs.adapters.model_files import pull
 from nexus_jobs.bootstrap import Platform, Services
 from nexus_jobs.config import Settings, load_settings
 from nexus_jobs.fleet import Measured, ModelState, ServedModel, WorkerReport
+from nexus_jobs.route import Route
 from tests.integration.api.conftest import MODELS
 
 OWN = {"name": "own", "type": "simulated"}
@@ -216,3 +217,10 @@ def test_workers_are_shown_with_their_latest_load(client: FlaskClient, services:
     (placed,) = worker["models"]
     assert (placed["running"], placed["free"]) == (7, 1)
     assert listed["waiting"] == {"simulated": 1}
+
+
+def test_a_model_cannot_have_the_name_of_a_route(client: FlaskClient, services: Services):
+    services.platform.store.put_route(Route(name="chat", targets=[{"model": "simulated"}]))
+    answer = client.post("/api/v1/models", json={"name": "chat", "type": "simulated"})
+    assert (answer.status_code, answer.json["code"]) == (409, "conflict")
+    assert "is a route" in answer.json["detail"]

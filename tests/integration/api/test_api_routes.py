@@ -22,7 +22,9 @@ BODY = {"model": "chat", "prompt": "hello", "cache": "no"}
 @pytest.fixture(autouse=True)
 def worker(services: Services) -> None:
     served = {"simulated": ServedModel(ModelState.READY)}
-    services.fleet.report(WorkerReport(id="w", host="h", pid=1, device="cpu", models=served))
+    services.fleet.report(
+        WorkerReport(id="w", host="h", pid=1, device="cpu", models=served, fixed=True)
+    )
 
 
 def put(client: FlaskClient, **config: Any) -> dict[str, Any]:
