@@ -90,11 +90,13 @@ class ModelConfig(Named):
     pinned_to: tuple[str, ...] = ()
     """Workers that always serve it, by name: `w1`, or `w1@host`."""
     warmup: bool = True
-    """Run a short prompt before the first job, so that it meets a warm engine."""
+    """Run prompts in batches of growing size, so that the first job meets a warm engine."""
     reproducible: bool = False
     """Use only engines whose answer does not depend on who shares the batch."""
     health_check_interval: float = Field(60.0, gt=0)
-    """Accepted and checked; no model is probed by itself yet."""
+    """After so many seconds without a job, see whether the engine still generates something; if it
+    does not, it is loaded anew.
+    """
     preprocessing: Preprocessing = Preprocessing()
     simulated: SimulatedTimes = SimulatedTimes()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -109,6 +110,12 @@ class TorchEngine(ModelEngine):
             record=recorder(model.device),
         )
         self.device = device
+
+    def close(self) -> None:
+        super().close()
+        gc.collect()  # a model refers to itself
+        if self.device != "cpu":
+            torch.cuda.empty_cache()
 
 
 def _load(folder: Path, dtype: torch.dtype, device: str) -> Any:
