@@ -110,8 +110,8 @@ def run(stack: Stack, trace: Sequence[Arrival]) -> tuple[Row, Row, int]:
     Raises:
         RuntimeError: a job did not succeed.
     """
-    for model in stack.models:  # whose first load is not what is measured
-        stack.http.post("/api/v1/generate", json=_body(model["name"], "warm"))
+    for model in RUSHES:  # whose first load is not what is measured
+        stack.http.post("/api/v1/generate", json=_body(model, "warm"))
     before = len(_decisions(stack))
     with ThreadPoolExecutor(64) as pool:
         began = time.monotonic()
