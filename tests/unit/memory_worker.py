@@ -1,10 +1,12 @@
 """A worker with everything in memory, for tests."""
 
+import threading
 import time
 
 from nexus_jobs.adapters.engines.simulated import SimulatedEngine
 from nexus_jobs.bootstrap import connect_memory
 from nexus_jobs.config import Settings
+from nexus_jobs.fleet import Action, Decision
 from nexus_jobs.job import NewJob, Request, SamplingParams
 from nexus_jobs.models import ModelConfig, SimulatedTimes
 from tests.e2e.stack import until
@@ -70,3 +72,50 @@ def engine(model, **times):
 
 def slow_engine(model):
     return engine(model, step_ms=5)
+
+
+class Kept(SimulatedEngine):
+    """Notes that it was closed."""
+
+    def __init__(self, model, times=None):
+        super().__init__(times or SimulatedTimes(), model.max_batch_size, 256)
+        self.model, self.closed = model, threading.Event()
+
+    def close(self):
+        self.closed.set()
+        super().close()
+
+
+class Engines(list):
+    """Builds engines and keeps them."""
+
+    def __init__(self, **times):
+        self._times = SimulatedTimes(**times)
+
+    def __call__(self, model):
+        self.append(Kept(model, self._times))
+        return self[-1]
+
+
+def decide(worker, action, *models):
+    store = worker.store
+    assert store.lead("test", seconds=60)
+    reasons = [Decision(action=action, model=m, worker="w", reason="the test") for m in models]
+    assert store.decide("test", reasons)
+
+
+def assign(worker, *models):
+    decide(worker, Action.LOAD, *models)
+
+
+def unassign(worker, *models):
+    decide(worker, Action.UNLOAD, *models)
+
+
+def report(worker, model="simulated"):
+    return worker.device._report().models.get(model)
+
+
+def is_in(worker, state, model="simulated"):
+    there = report(worker, model)
+    return there is not None and there.state is state

@@ -4,13 +4,21 @@ import threading
 
 import pytest
 
-from nexus_jobs.adapters.engines.simulated import SimulatedEngine
-from nexus_jobs.errors import EngineError, ModelUnavailable, StoreUnavailable
-from nexus_jobs.fleet import Action, Decision, ModelState, Wanted
-from nexus_jobs.models import ModelConfig, SimulatedTimes
+from nexus_jobs.errors import ModelUnavailable, StoreUnavailable
+from nexus_jobs.fleet import ModelState, Wanted
+from nexus_jobs.models import ModelConfig
 from nexus_jobs.states import State
 from tests.e2e.stack import until
-from tests.unit.memory_worker import MODEL, engine, slow_engine
+from tests.unit.memory_worker import (
+    MODEL,
+    Engines,
+    assign,
+    engine,
+    is_in,
+    report,
+    slow_engine,
+    unassign,
+)
 from workers import device, loading
 
 OTHER = ModelConfig(name="other", type="simulated", max_batch_size=4)
@@ -20,53 +28,6 @@ LONG = {"max_tokens": 250, "ignore_eos": True}
 @pytest.fixture(autouse=True)
 def _look_often(monkeypatch):
     monkeypatch.setattr(device, "LOOK_SECONDS", 0.02)
-
-
-class Kept(SimulatedEngine):
-    """Notes that it was closed."""
-
-    def __init__(self, model, times=None):
-        super().__init__(times or SimulatedTimes(), model.max_batch_size, 256)
-        self.model, self.closed = model, threading.Event()
-
-    def close(self):
-        self.closed.set()
-        super().close()
-
-
-class Engines(list):
-    """Builds engines and keeps them."""
-
-    def __init__(self, **times):
-        self._times = SimulatedTimes(**times)
-
-    def __call__(self, model):
-        self.append(Kept(model, self._times))
-        return self[-1]
-
-
-def decide(worker, action, *models):
-    store = worker.store
-    assert store.lead("test", seconds=60)
-    reasons = [Decision(action=action, model=m, worker="w", reason="the test") for m in models]
-    assert store.decide("test", reasons)
-
-
-def assign(worker, *models):
-    decide(worker, Action.LOAD, *models)
-
-
-def unassign(worker, *models):
-    decide(worker, Action.UNLOAD, *models)
-
-
-def report(worker, model="simulated"):
-    return worker.device._report().models.get(model)
-
-
-def is_in(worker, state, model="simulated"):
-    there = report(worker, model)
-    return there is not None and there.state is state
 
 
 def test_a_worker_begins_with_no_model_and_serves_what_it_is_assigned(start):
@@ -250,93 +211,3 @@ def test_a_worker_that_leaves_takes_its_assignments_and_its_live_load_along(star
     worker.device.join()
     assert worker.store.assignments() == []
     assert worker.platform.loads.all() == {}
-
-
-class Moody(Kept):
-    """The first of them runs nothing after its warm-up."""
-
-    def step(self):
-        if self.sick and self.model.name == "simulated":
-            self._rows.clear()
-            raise EngineError("out of order")
-        return super().step()
-
-
-def test_an_engine_that_fails_its_health_check_is_replaced_and_the_reason_told(start, monkeypatch):
-    built, let_go = [], threading.Event()
-
-    def build(model):
-        if built:
-            let_go.wait(20)
-        made = Moody(model)
-        made.sick = False
-        built.append(made)
-        return made
-
-    worker = start(build, model=MODEL.model_copy(update={"health_check_interval": 0.05}))
-    until(lambda: is_in(worker, ModelState.READY))
-    built[0].sick = True
-    until(lambda: is_in(worker, ModelState.LOADING))
-    assert "health check failed: out of order" in report(worker).reason
-    until(built[0].closed.is_set)
-    let_go.set()
-    until(lambda: is_in(worker, ModelState.READY))
-    assert report(worker).reason is None
-    assert worker.ended(worker.add("x"))[0].attempt == 1
-
-
-def test_an_idle_model_is_probed_and_a_busy_one_is_not(start):
-    probed = threading.Semaphore(0)
-    beside = []
-
-    class Noted(Kept):
-        def admit(self, sequences):
-            if sequences[0].id.startswith("warm-up") and len(sequences) == 1:
-                beside.extend(self._rows)
-                probed.release()
-            super().admit(sequences)
-
-    model = MODEL.model_copy(update={"health_check_interval": 0.05, "warmup": False})
-    worker = start(lambda model: Noted(model, SimulatedTimes(step_ms=2)), model=model)
-    assert probed.acquire(timeout=10)
-    until(lambda: report(worker).healthy_at)
-    worker.ended(worker.add("x", **LONG))
-    assert probed.acquire(timeout=10)
-    assert beside == []
-
-
-def test_the_report_tells_what_a_model_does(start):
-    worker = start(lambda model: engine(model, step_ms=2, poison="poison"), lease_seconds=0.5)
-    jobs = worker.ended(worker.add(*["x"] * 4, max_tokens=100, ignore_eos=True))
-    assert {job.state for job in jobs} == {State.SUCCEEDED}
-    there = report(worker)
-    assert (there.activity.ended, there.activity.failed, there.activity.tokens) == (4, 0, 400)
-    assert there.activity.step_ms >= 2
-    assert 0 < there.activity.tokens_per_second <= 4 / 0.002
-    assert there.memory_mb >= 0
-    assert there.healthy_at >= jobs[0].finished_at - 1
-    worker.ended(worker.add("poison"))
-    after = report(worker).activity
-    assert (after.ended, after.failed) == (7, 3)
-    until(lambda: worker.platform.loads.all()["w"].models["simulated"].activity.ended == 7)
-
-
-def test_a_change_of_state_is_reported_to_the_database_at_once(start):
-    worker = start(managed=True, lease_seconds=600)  # so that no heartbeat is due
-    until(lambda: worker.store.workers(max_age=60))
-    assign(worker, "simulated")
-
-    def states():
-        (seen,) = worker.store.workers(max_age=60)
-        return {one.state for one in seen.models.values()}
-
-    until(lambda: states() == {ModelState.READY}, timeout=10)
-    unassign(worker, "simulated")
-    until(lambda: states() == set(), timeout=10)
-
-
-def test_what_loading_took_is_kept_with_the_model(start):
-    worker = start(managed=True)
-    assign(worker, "simulated")
-    until(lambda: worker.store.registered()[0].measured)
-    assert worker.store.registered()[0].measured.load_seconds > 0
