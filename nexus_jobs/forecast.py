@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from math import exp
 from typing import Final
 
-LEVEL_SECONDS: Final = 60.0
+LEVEL_SECONDS: Final = 30.0
 """An old rate counts for 1/e after so long."""
-TREND_SECONDS: Final = 300.0
+TREND_SECONDS: Final = 120.0
 """The same for the trend: a trend is a slower thing to be sure of."""
 
 

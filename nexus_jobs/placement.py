@@ -88,7 +88,7 @@ class Policy:
     """The part of a worker to plan with; the rest is for what no forecast knows."""
     dwell_seconds: float = 60.0
     """How long a model stays on a worker at least."""
-    hysteresis: float = 0.25
+    hysteresis: float = 0.1
     """How much worse off a model must be than the one that makes room for it, even afterwards."""
     idle_seconds: float | None = None
     """A model without jobs for so long is unloaded; None: only when its room is needed."""

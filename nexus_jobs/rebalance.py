@@ -45,6 +45,7 @@ class _Decision:
         self.moves: list[Move] = []
         self.blocked: dict[str, str] = {}
         self._policy = policy
+        self._spare: dict[str, list[Table]] = {}
         self._loadable = [g for g in self.seating.guests.values() if self._worth_a_try(g)]
         self._loadable.sort(key=lambda guest: (guest.memory, guest.name))
 
@@ -129,14 +130,13 @@ class _Decision:
 
     def share(self) -> None:
         """Give seats of models that are well off to those that are short, the worst off first."""
-        short = [guest for guest in self._loadable if self._is_short(guest)]
-        queue = [(*(-value for value in _urgency(guest)), guest.name) for guest in short]
+        queue = [_place(guest) for guest in self._loadable if self._is_short(guest)]
         heapify(queue)
         while queue:
             guest = self.seating.guests[heappop(queue)[-1]]
             if self._grant(guest):
                 if self._is_short(guest):
-                    heappush(queue, (*(-value for value in _urgency(guest)), guest.name))
+                    heappush(queue, _place(guest))
             elif not guest.tables and guest.busy:
                 self._block(guest, "no worker can make room for it")
 
@@ -160,7 +160,7 @@ class _Decision:
         must = len(guest.tables) < max(1, guest.floor)
         limit = inf if must else guest.pressure / (1 + self._policy.hysteresis)
         for donor in self._donors(limit):
-            for table in sorted(donor.tables, key=lambda table: (table.load, table.id)):
+            for table in self._spare_seats(donor):
                 if not self._may_swap(guest, donor, table, limit):
                     continue
                 leaving = self.seating.victims(guest, table, donor, limit)
@@ -172,13 +172,21 @@ class _Decision:
         return False
 
     def _donors(self, limit: float) -> list[Guest]:
-        donors = [g for g in self.seating.guests.values() if g.tables and g.pressure <= limit]
+        donors = [g for g in self.seating.guests.values() if g.least_without <= limit]
         return sorted(donors, key=lambda g: (g.busy, g.pressure, g.name))
+
+    def _spare_seats(self, donor: Guest) -> list[Table]:
+        """The least busy first; as it was when it was first asked for."""
+        if donor.name not in self._spare:
+            seats = [table for table in donor.tables if self.seating.may_leave(donor, table)]
+            self._spare[donor.name] = sorted(seats, key=lambda table: (table.load, table.id))
+        return self._spare[donor.name]
 
     def _may_swap(self, guest: Guest, donor: Guest, table: Table, limit: float) -> bool:
         return (
             table.load <= limit
             and self.seating.may_sit(guest, table)
+            and donor.name in table.held
             and self.seating.may_leave(donor, table)
             and self.seating.pressure_without(donor, table) <= limit
         )
@@ -212,6 +220,12 @@ def _may_have_more(guest: Guest) -> bool:
 
 def _urgency(guest: Guest) -> tuple[float, float]:
     return (guest.pressure, guest.demand.oldest_wait or 0.0)
+
+
+def _place(guest: Guest) -> tuple[float, float, str]:
+    """Its place in the queue of those that are short: the smallest is first."""
+    pressure, wait = _urgency(guest)
+    return (-pressure, -wait, guest.name)
 
 
 def _shortage(guest: Guest) -> str:

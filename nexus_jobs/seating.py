@@ -16,6 +16,7 @@ from typing import Final
 from nexus_jobs.fleet import ModelState
 from nexus_jobs.placement import Demand, Fleet, Policy, Seat, WorkerLoad
 
+LOADING, READY, FAILED = ModelState.LOADING, ModelState.READY, ModelState.FAILED
 LEAST_NEED: Final = 1e-3
 """A worker's worth; lets models without jobs be compared by their seats."""
 
@@ -23,11 +24,12 @@ LEAST_NEED: Final = 1e-3
 class Table:
     """A worker with the models that are to be on it."""
 
-    __slots__ = ("held", "id", "load", "places", "room", "spread", "worker")
+    __slots__ = ("held", "id", "load", "places", "room", "speed", "spread", "worker")
 
     def __init__(self, worker: WorkerLoad) -> None:
         self.id = worker.id
         self.worker = worker
+        self.speed = worker.speed
         self.held: dict[str, Guest] = {}
         self.room = worker.memory_mb
         self.places = inf if worker.max_models is None else worker.max_models
@@ -42,7 +44,7 @@ class Guest:
 
     __slots__ = (
         "arriving", "backlog", "busy", "demand", "failed", "floor", "load", "memory", "name",
-        "need", "ready", "speed", "tables", "waiting",
+        "need", "ready", "slowest", "speed", "tables", "waiting",
     )  # fmt: skip
 
     def __init__(self, demand: Demand, policy: Policy) -> None:
@@ -63,10 +65,19 @@ class Guest:
         self.tables: list[Table] = []
         self.ready = self.failed = 0
         self.speed = self.load = 0.0
+        self.slowest = 0.0
+        """The least speed among its workers."""
 
     @property
     def pressure(self) -> float:
         return self.load / self.speed if self.tables else inf
+
+    @property
+    def least_without(self) -> float:
+        """A bound: no loss of a seat on a worker less busy than this leaves less pressure."""
+        if not self.tables:
+            return inf
+        return (self.load + self.need * self.slowest / self.speed) / self.speed if self.busy else 0
 
     @property
     def most(self) -> float:
@@ -88,36 +99,38 @@ class Seating:
         self._weigh()
 
     def _seat_all(self, table: Table) -> None:
+        held = table.held
         for name, seat in table.worker.seats.items():
-            guest = self.guests.get(name)
-            if seat.state is ModelState.FAILED:
-                if guest is not None and self._rests(seat):
-                    guest.failed += 1
-            elif seat.state is not ModelState.DRAINING:
+            guest, state = self.guests.get(name), seat.state
+            if state is READY or state is LOADING:
                 if guest is None:
                     self.unknown.append((name, table))
                     continue
-                table.held[name] = guest
-                table.room -= guest.memory
-                table.places -= 1
+                held[name] = guest
                 guest.tables.append(table)
-                guest.speed += table.worker.speed
-                guest.ready += seat.state is ModelState.READY
+                if state is READY:
+                    guest.ready += 1
+            elif guest is not None and state is FAILED and self._rests(seat):
+                guest.failed += 1
+        table.room -= sum([guest.memory for guest in held.values()])
+        table.places -= len(held)
 
     def _weigh(self) -> None:
         share: dict[str, float] = {}
         for guest in self.guests.values():
+            speeds = [table.speed for table in guest.tables]
+            guest.speed, guest.slowest = sum(speeds), min(speeds, default=0.0)
             share[guest.name] = guest.need / guest.speed if guest.tables else 0.0
         for table in self.tables:
             table.spread = LEAST_NEED + sum([share[name] for name in table.held])
         for guest in self.guests.values():
             if guest.tables:
-                room = sum([table.worker.speed / table.spread for table in guest.tables])
+                room = sum([table.speed / table.spread for table in guest.tables])
                 share[guest.name] = guest.need / room
         for table in self.tables:
             table.load = sum([share[name] for name in table.held]) / table.spread
         for guest in self.guests.values():
-            guest.load = sum([table.worker.speed * table.load for table in guest.tables])
+            guest.load = sum([table.speed * table.load for table in guest.tables])
 
     def _rests(self, seat: Seat) -> bool:
         return seat.since + self.policy.retry_seconds > self.now
@@ -128,14 +141,14 @@ class Seating:
         return (
             guest.name not in table.held
             and not table.worker.fixed
-            and not (seat and seat.state is ModelState.FAILED and self._rests(seat))
+            and not (seat and seat.state is FAILED and self._rests(seat))
         )
 
     def may_leave(self, guest: Guest, table: Table) -> bool:
         """Whether nothing but its usefulness keeps the model there."""
         seat = table.worker.seats.get(guest.name)
         settled = seat is not None and seat.since + self.policy.dwell_seconds <= self.now
-        others = guest.ready - (seat is not None and seat.state is ModelState.READY)
+        others = guest.ready - (seat is not None and seat.state is READY)
         return (
             settled
             and not table.worker.fixed
@@ -148,17 +161,18 @@ class Seating:
         """The model's pressure once the rest of its seats have taken over its part there."""
         if not guest.busy:
             return 0.0
-        speed = table.worker.speed
+        speed = table.speed
         if guest.speed <= speed:
             return inf
         part = guest.need / guest.speed
         return (guest.load - speed * (table.load - part)) / (guest.speed - speed)
 
     def sit(self, guest: Guest, table: Table) -> None:
-        speed = table.worker.speed
+        speed = table.speed
         guest.load = (guest.load if guest.tables else guest.need) + speed * table.load
         guest.tables.append(table)
         guest.speed += speed
+        guest.slowest = min(guest.slowest, speed)
         part = guest.need / guest.speed
         for other in table.held.values():
             other.load += speed * part
@@ -168,12 +182,12 @@ class Seating:
         table.places -= 1
 
     def leave(self, guest: Guest, table: Table) -> None:
-        speed = table.worker.speed
+        speed = table.speed
         part = min(table.load, guest.need / guest.speed)
         guest.load -= speed * (table.load - part)
         guest.speed -= speed
         guest.tables.remove(table)
-        guest.ready -= table.worker.seats[guest.name].state is ModelState.READY
+        guest.ready -= table.worker.seats[guest.name].state is READY
         del table.held[guest.name]
         for other in table.held.values():
             other.load -= speed * part

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from nexus_jobs.cli import bulk, chaos, fleet, jobs, models, roles, routes, up
+from nexus_jobs.cli import bulk, chaos, fleet, jobs, models, roles, routes, simulate, up
 from nexus_jobs.errors import NexusError
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 app.command()(up.up)
 app.command()(chaos.chaos)
+app.command()(simulate.simulate)
 app.add_typer(bulk.app, name="bulk")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")

@@ -1,14 +1,19 @@
-"""Runs one way of assigning models through a day, and says how long jobs waited."""
+"""Runs ways of assigning models through a day, and says how long jobs waited."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from os import cpu_count
 
 import numpy as np
 
 from nexus_jobs.simulation.cluster import Cluster
-from nexus_jobs.simulation.planners import Planner, settle
-from nexus_jobs.simulation.traffic import Array, Traffic
+from nexus_jobs.simulation.planners import PLANNERS, settle
+from nexus_jobs.simulation.traffic import Array, Scenario, Traffic, make_traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +32,20 @@ class Outcome:
     """Jobs that still waited at the end; they count with the time they had waited by then."""
 
 
-def simulate(traffic: Traffic, workers: int, planner: Planner) -> Outcome:
+def compare(scenario: Scenario, names: Sequence[str]) -> dict[str, Outcome]:
+    """Each of the named planners on the same day, side by side in processes of their own."""
+    with ProcessPoolExecutor(
+        min(len(names), cpu_count() or 1), mp_context=get_context("spawn")
+    ) as pool:
+        outcomes = pool.map(partial(simulate, scenario), names)
+        return dict(zip(names, outcomes, strict=True))
+
+
+def simulate(scenario: Scenario, name: str) -> Outcome:
     """A decision at the beginning of each step; the day begins with what suits its mean."""
-    cluster = Cluster(workers, traffic.models, traffic.step)
+    traffic = make_traffic(scenario)
+    planner = PLANNERS[name](traffic)
+    cluster = Cluster(scenario.workers, traffic.models, traffic.step)
     settle(cluster, traffic.models, traffic.jobs.mean(axis=0) / traffic.step)
     seconds = np.array([model.worker_seconds for model in traffic.models])
     served = np.zeros_like(traffic.jobs)
@@ -43,7 +59,7 @@ def simulate(traffic: Traffic, workers: int, planner: Planner) -> Outcome:
         served[step] = cluster.serve(traffic.jobs[step] * seconds) / seconds
     waits, jobs = _waits(traffic, served)
     p50, p95, p99 = _percentiles(waits, jobs, (0.5, 0.95, 0.99))
-    worked = float((served * seconds).sum()) / (workers * served.shape[0] * traffic.step)
+    worked = float((served * seconds).sum()) / (scenario.workers * len(served) * traffic.step)
     mean = float(np.average(waits, weights=jobs))
     unserved = float(traffic.jobs.sum() - served.sum())
     return Outcome(worked, mean, p50, p95, p99, loads, unserved)

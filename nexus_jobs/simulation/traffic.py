@@ -20,8 +20,11 @@ SKEW: Final = 0.9
 REGIONS: Final = 3
 """Models' users live in so many time zones, a part of a day apart."""
 BURSTS_A_DAY: Final = 3.0
+"""For each model. A burst adds a few times the square root of the model's mean, so that it is
+larger, compared with the rest of its traffic, where a model has few users.
+"""
 WORKER_MEMORY_MB: Final = 80_000.0
-SIZES_MB: Final = (8_000.0, 16_000.0, 24_000.0, 40_000.0)
+SIZES_MB: Final = (16_000.0, 24_000.0, 40_000.0, 60_000.0)
 LOAD_MB_A_SECOND: Final = 1_000.0
 WARM_UP_SECONDS: Final = 10.0
 
@@ -42,6 +45,20 @@ class SimulatedModel:
         return self.tokens_per_job / self.tokens_per_second
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """The size of the fleet and of its traffic; the same seed makes the same day."""
+
+    workers: int
+    models: int
+    hours: float
+    load: float
+    """The part of all workers' time that the jobs take in the mean."""
+    seed: int
+    step: float = 15.0
+    """Seconds from one decision to the next."""
+
+
 @dataclass(frozen=True, slots=True)
 class Traffic:
     """`jobs[i, m]` arrive for model m in the i-th step of `step` seconds."""
@@ -51,21 +68,18 @@ class Traffic:
     jobs: Array
 
 
-def make_traffic(
-    *, workers: int, models: int, hours: float, step: float, load: float, seed: int
-) -> Traffic:
-    """Traffic whose mean takes the part `load` of so many workers."""
-    chance = np.random.default_rng(seed)
-    kinds = [_make_model(index, chance) for index in range(models)]
-    times = np.arange(0.0, hours * 3600, step) + step / 2
-    popularity = 1 / np.arange(1, models + 1) ** SKEW
-    work = np.array([_shape(times, chance) for _ in kinds]).T * popularity
-    work += np.array([_bursts(times, chance) for _ in kinds]).T * np.sqrt(
-        popularity * popularity.mean()
-    )
-    work *= load * workers / work.sum(axis=1).mean()
+def make_traffic(scenario: Scenario) -> Traffic:
+    chance = np.random.default_rng(scenario.seed)
+    kinds = [_make_model(index, chance) for index in range(scenario.models)]
+    times = np.arange(0.0, scenario.hours * 3600, scenario.step) + scenario.step / 2
+    popularity = 1 / np.arange(1, scenario.models + 1) ** SKEW
+    rhythms = np.array([_rhythm(times, chance) for _ in kinds]).T
+    bursts = np.array([_bursts(times, chance) for _ in kinds]).T
+    work = rhythms * popularity + bursts * np.sqrt(popularity * popularity.mean())
+    work *= scenario.load * scenario.workers / work.sum(axis=1).mean()
     seconds = np.array([kind.worker_seconds for kind in kinds])
-    return Traffic(kinds, step, chance.poisson(work / seconds * step).astype(float))
+    jobs = chance.poisson(work / seconds * scenario.step).astype(float)
+    return Traffic(kinds, scenario.step, jobs)
 
 
 def _make_model(index: int, chance: np.random.Generator) -> SimulatedModel:
@@ -79,7 +93,7 @@ def _make_model(index: int, chance: np.random.Generator) -> SimulatedModel:
     )
 
 
-def _shape(times: Array, chance: np.random.Generator) -> Array:
+def _rhythm(times: Array, chance: np.random.Generator) -> Array:
     """The rhythm of a day, around 1, in one of the regions."""
     noon = (chance.integers(REGIONS) / REGIONS + chance.normal(0, 0.03)) * DAY
     depth = chance.uniform(0.4, 0.9)
