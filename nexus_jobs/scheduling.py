@@ -24,6 +24,8 @@ from nexus_jobs.rebalance import rebalance
 
 log = structlog.get_logger(__name__)
 
+_ON_THE_WAY = frozenset({ModelState.LOADING, ModelState.WARMING, ModelState.DRAINING})
+"""A model that drains where it is wanted comes back."""
 COUNTED_JOBS = 100_000
 """A backlog is counted up to here; beyond it the need is beyond doubt."""
 
@@ -115,7 +117,7 @@ class Scheduling:
 
     def _seat(self, assignment: Assignment, report: WorkerReport) -> Seat:
         served = report.models.get(assignment.model)
-        if served is None or served.state is ModelState.DRAINING:  # it has not heard of it yet
+        if served is None or served.state in _ON_THE_WAY:
             return Seat(ModelState.LOADING, assignment.since)
         failed_at = self._failed_at.get((assignment.worker, assignment.model))
         return Seat(served.state, assignment.since if failed_at is None else failed_at)

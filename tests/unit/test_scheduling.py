@@ -100,6 +100,17 @@ def test_a_worker_goes_to_where_the_work_is():
     assert {one.action for one in latest} == {Action.LOAD, Action.UNLOAD}
 
 
+@pytest.mark.parametrize("state", [ModelState.WARMING, ModelState.DRAINING])
+def test_a_model_that_is_on_its_way_is_not_loaded_elsewhere(state):
+    site = Site("w1", "w2", max_models=1)
+    site.first.round()
+    made = site.store.decisions(10)
+    site.serve(a=state)
+    site.submit("a", 1)
+    site.first.round()
+    assert site.store.decisions(10) == made
+
+
 def test_what_a_person_wants_is_done():
     site = Site("w1")
     site.first.round()
