@@ -9,7 +9,6 @@ fairness with a price on moves (application placement, see Tang et al., WWW 2007
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from math import ceil, inf, isfinite
 from typing import Final
@@ -28,12 +27,13 @@ def rebalance(fleet: Fleet, policy: Policy) -> Plan:
     decision.pin()
     decision.fill()
     decision.share()
-    recommendations = [_recommend(guest, policy) for guest in decision.seating.guests.values()]
+    guests = decision.seating.guests.values()
+    recommendations = [_recommend(guest, policy) for guest in guests]
     return Plan(
         moves=decision.moves,
         recommendations=recommendations,
         total_workers=_total(decision.seating, recommendations),
-        blocked=decision.blocked,
+        blocked={g.name: _obstacle(g) for g in guests if g.demand.queued and not g.tables},
     )
 
 
@@ -43,19 +43,10 @@ class _Decision:
     def __init__(self, fleet: Fleet, policy: Policy) -> None:
         self.seating = Seating(fleet, policy)
         self.moves: list[Move] = []
-        self.blocked: dict[str, str] = {}
         self._policy = policy
         self._spare: dict[str, list[Table]] = {}
-        self._loadable = [g for g in self.seating.guests.values() if self._worth_a_try(g)]
+        self._loadable = [g for g in self.seating.guests.values() if g.most > 0]
         self._loadable.sort(key=lambda guest: (guest.memory, guest.name))
-
-    def _worth_a_try(self, guest: Guest) -> bool:
-        demand, limit = guest.demand, self._policy.idle_seconds
-        if demand.wanted == "unloaded":
-            return False
-        if not _may_have_more(guest) and not guest.tables:
-            self._block(guest, f"it failed to load on {guest.failed} workers and rests")
-        return guest.busy or guest.floor > 0 or limit is None or demand.idle_seconds < limit
 
     def clear(self) -> None:
         """Unload what nobody wants any more, what is idle, and what is too many."""
@@ -63,24 +54,23 @@ class _Decision:
             if not table.worker.fixed:
                 self.moves.append(Move("unload", name, table.id, f"{name} is not registered"))
         for guest in self.seating.guests.values():
-            for table, reason in list(self._superfluous(guest)):
-                self._unload(guest, table, reason)
+            if len(guest.tables) > guest.most:
+                self._trim(guest)
 
-    def _superfluous(self, guest: Guest) -> Iterator[tuple[Table, str]]:
-        demand, limit = guest.demand, self._policy.idle_seconds
-        free = [table for table in guest.tables if not table.worker.fixed]
-        if demand.wanted == "unloaded":
-            yield from ((table, f"{guest.name} is to be unloaded") for table in free)
-        elif limit is not None and not guest.busy and demand.idle_seconds >= limit:
-            reason = f"{guest.name} has had no job for {demand.idle_seconds:.0f} s"
-            leaving = [table for table in free if self.seating.may_leave(guest, table)]
-            yield from ((table, reason) for table in leaving[guest.floor :])
-        elif len(guest.tables) > guest.most:
-            excess = len(guest.tables) - int(guest.most)
-            reason = f"{guest.name} may have {guest.most} replicas and has {len(guest.tables)}"
-            leaving = [table for table in free if table.id not in demand.pinned]
-            leaving.sort(key=lambda table: -table.load)
-            yield from ((table, reason) for table in leaving[:excess])
+    def _trim(self, guest: Guest) -> None:
+        """Those that are not ready first, then those on busy workers."""
+        ready = self.seating.is_ready
+        for table in sorted(guest.tables, key=lambda table: (ready(guest, table), -table.load)):
+            if len(guest.tables) > guest.most and self._may_trim(guest, table):
+                self._unload(guest, table, _excess(guest))
+
+    def _may_trim(self, guest: Guest, table: Table) -> bool:
+        if guest.demand.wanted == "unloaded":
+            return not table.worker.fixed
+        if guest.idle:
+            return self.seating.may_leave(guest, table)
+        held = table.worker.fixed or table.id in guest.demand.pinned
+        return not held and not self.seating.strands(guest, table)
 
     def pin(self) -> None:
         """Put models where a person wants them, whoever has to leave for it."""
@@ -92,8 +82,6 @@ class _Decision:
                     continue
                 if table.fits(guest) or self._make_room(guest, table):
                     self._load(guest, table, f"{guest.name} is pinned to {worker}")
-                else:
-                    self._block(guest, f"nothing may leave {worker}, to which it is pinned")
 
     def _make_room(self, guest: Guest, table: Table) -> bool:
         for first in list(table.held.values()):
@@ -134,11 +122,8 @@ class _Decision:
         heapify(queue)
         while queue:
             guest = self.seating.guests[heappop(queue)[-1]]
-            if self._grant(guest):
-                if self._is_short(guest):
-                    heappush(queue, _place(guest))
-            elif not guest.tables and guest.busy:
-                self._block(guest, "no worker can make room for it")
+            if self._grant(guest) and self._is_short(guest):
+                heappush(queue, _place(guest))
 
     def _is_short(self, guest: Guest) -> bool:
         """Whether it lacks capacity for longer than a load takes."""
@@ -208,9 +193,22 @@ class _Decision:
         self.seating.leave(guest, table)
         self.moves.append(Move("unload", guest.name, table.id, reason))
 
-    def _block(self, guest: Guest, reason: str) -> None:
-        if guest.demand.queued:
-            self.blocked[guest.name] = reason
+
+def _excess(guest: Guest) -> str:
+    if guest.demand.wanted == "unloaded":
+        return f"{guest.name} is to be unloaded"
+    if guest.idle:
+        return f"{guest.name} has had no job for {guest.demand.idle_seconds:.0f} s"
+    return f"{guest.name} may have {guest.most:.0f} replicas and has {len(guest.tables)}"
+
+
+def _obstacle(guest: Guest) -> str:
+    """Why a model has no worker."""
+    if guest.demand.wanted == "unloaded":
+        return "it is to stay unloaded"
+    if guest.failed:
+        return f"it failed to load on {guest.failed} workers and rests"
+    return "no worker can make room for it"
 
 
 def _may_have_more(guest: Guest) -> bool:

@@ -43,8 +43,8 @@ class Guest:
     """A model with its needs, in workers' worths, and the tables it sits at."""
 
     __slots__ = (
-        "arriving", "backlog", "busy", "demand", "failed", "floor", "load", "memory", "name",
-        "need", "ready", "slowest", "speed", "tables", "waiting",
+        "arriving", "backlog", "busy", "demand", "failed", "floor", "idle", "load", "memory",
+        "most", "name", "need", "ready", "slowest", "speed", "tables", "waiting",
     )  # fmt: skip
 
     def __init__(self, demand: Demand, policy: Policy) -> None:
@@ -62,11 +62,23 @@ class Guest:
         soon = demand.arrival * demand.load_seconds >= 1
         self.busy = demand.queued > 0 or demand.running > 0 or soon
         """It has jobs, or expects some before it could be back."""
+        limit = policy.idle_seconds
+        self.idle = not self.busy and limit is not None and demand.idle_seconds >= limit
+        self.most = self._most()
         self.tables: list[Table] = []
         self.ready = self.failed = 0
         self.speed = self.load = 0.0
         self.slowest = 0.0
         """The least speed among its workers."""
+
+    def _most(self) -> float:
+        if self.demand.wanted == "unloaded":
+            return 0
+        if self.idle:
+            return self.floor
+        return (
+            inf if self.demand.max_replicas is None else max(self.demand.max_replicas, self.floor)
+        )
 
     @property
     def pressure(self) -> float:
@@ -78,10 +90,6 @@ class Guest:
         if not self.tables:
             return inf
         return (self.load + self.need * self.slowest / self.speed) / self.speed if self.busy else 0
-
-    @property
-    def most(self) -> float:
-        return inf if self.demand.max_replicas is None else self.demand.max_replicas
 
 
 class Seating:
@@ -147,15 +155,22 @@ class Seating:
     def may_leave(self, guest: Guest, table: Table) -> bool:
         """Whether nothing but its usefulness keeps the model there."""
         seat = table.worker.seats.get(guest.name)
-        settled = seat is not None and seat.since + self.policy.dwell_seconds <= self.now
-        others = guest.ready - (seat is not None and seat.state is READY)
         return (
-            settled
+            seat is not None
+            and seat.since + self.policy.dwell_seconds <= self.now
             and not table.worker.fixed
             and table.id not in guest.demand.pinned
             and len(guest.tables) > guest.floor
-            and (others > 0 or not guest.busy)
+            and not self.strands(guest, table)
         )
+
+    def strands(self, guest: Guest, table: Table) -> bool:
+        """Whether leaving would leave jobs of the model without a ready server."""
+        return guest.busy and guest.ready <= self.is_ready(guest, table)
+
+    def is_ready(self, guest: Guest, table: Table) -> bool:
+        seat = table.worker.seats.get(guest.name)
+        return seat is not None and seat.state is READY
 
     def pressure_without(self, guest: Guest, table: Table) -> float:
         """The model's pressure once the rest of its seats have taken over its part there."""
@@ -187,7 +202,7 @@ class Seating:
         guest.load -= speed * (table.load - part)
         guest.speed -= speed
         guest.tables.remove(table)
-        guest.ready -= table.worker.seats[guest.name].state is READY
+        guest.ready -= self.is_ready(guest, table)
         del table.held[guest.name]
         for other in table.held.values():
             other.load -= speed * part

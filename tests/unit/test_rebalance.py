@@ -1,0 +1,218 @@
+"""Which models are put on which workers."""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from nexus_jobs.fleet import ModelState
+from nexus_jobs.placement import Policy
+from nexus_jobs.rebalance import rebalance
+from tests.unit.fleets import LONG_AGO, NOW, after, fleet, model, worker
+
+POLICY = Policy(utilisation=1.0)
+
+
+def moves(demands, workers, policy=POLICY):
+    plan = rebalance(fleet(demands, workers), policy)
+    return [(move.action, move.model, move.worker) for move in plan.moves]
+
+
+def test_where_everything_fits_everything_is_loaded_everywhere_and_stays():
+    demands = [model("a", 0.9), model("b")]
+    empty = [worker("w1", memory_mb=20), worker("w2", memory_mb=20)]
+    plan = rebalance(fleet(demands, empty), POLICY)
+    assert sorted((m.action, m.model, m.worker) for m in plan.moves) == [
+        ("load", name, at) for name in ("a", "b") for at in ("w1", "w2")
+    ]
+    full = after(empty, plan.moves, LONG_AGO)
+    for shifted in (demands, [model("a"), model("b", 9, queued=1000, oldest_wait=60)]):
+        assert moves(shifted, full) == []
+
+
+def test_a_shift_of_the_load_moves_a_worker():
+    workers = [worker("w1", "a"), worker("w2", "a"), worker("w3", "b")]
+    plan = rebalance(fleet([model("a", 0.5), model("b", 2.0)], workers), POLICY)
+    assert [(m.action, m.model) for m in plan.moves] == [("unload", "a"), ("load", "b")]
+    assert plan.moves[0].worker == plan.moves[1].worker
+    assert "b needs 2.00 workers and gets 1.00" in plan.moves[1].reason
+    assert "a needs 0.50 workers and stays on 1" in plan.moves[0].reason
+
+
+def test_a_backlog_that_ends_before_a_load_would_moves_nothing():
+    workers = [worker("w1", "a"), worker("w2", "a"), worker("w3", "b")]
+    short_queue = model("b", 0.1, queued=20, load_seconds=30)
+    assert moves([model("a", 0.1), short_queue], workers, Policy(slo_seconds=5)) == []
+    assert moves([model("a", 0.1), replace(short_queue, load_seconds=5)], workers) == []
+    quick = replace(short_queue, load_seconds=5)
+    assert moves([model("a", 0.1), quick], workers, Policy(slo_seconds=5)) != []
+
+
+def test_a_model_that_is_nearly_as_badly_off_gives_nothing():
+    workers = [worker("w1", "a"), worker("w2", "a"), worker("w3", "b"), worker("w4", "b")]
+    assert moves([model("a", 3.6), model("b", 4.0)], workers) == []
+    assert moves([model("a", 0.8), model("b", 4.0)], workers) != []
+
+
+def test_a_model_stays_for_the_dwell_time():
+    workers = [worker("w1", "a", since=NOW - 30), worker("w2", "a", since=NOW - 30)]
+    workers.append(worker("w3", "b"))
+    demands = [model("a", 0.5), model("b", 3.0)]
+    assert moves(demands, workers, Policy(dwell_seconds=60)) == []
+    assert moves(demands, workers, Policy(dwell_seconds=20)) != []
+
+
+def test_the_first_request_of_a_model_brings_it_onto_the_least_useful_place():
+    workers = [worker("w1", "busy"), worker("w2", "idle"), worker("w3", "busy")]
+    demands = [model("busy", 1.5), model("idle", idle_seconds=900), model("new", queued=1)]
+    assert moves(demands, workers) == [("unload", "idle", "w2"), ("load", "new", "w2")]
+
+
+def test_the_last_server_of_a_model_with_jobs_stays_and_who_waits_learns_why():
+    demands = [model("a", 0.1), model("b", queued=50, oldest_wait=99)]
+    plan = rebalance(fleet(demands, [worker("w1", "a")]), POLICY)
+    assert plan.moves == []
+    assert plan.blocked == {"b": "no worker can make room for it"}
+
+
+def test_a_server_that_still_loads_does_not_count_as_another():
+    loading = worker("w2", "a", state=ModelState.LOADING)
+    demands = [model("a", 0.1), model("b", queued=50)]
+    assert ("unload", "a", "w1") not in moves(demands, [worker("w1", "a"), loading])
+
+
+def test_a_new_worker_gets_models_at_once():
+    workers = [worker("w1", "a"), worker("w2", "b"), worker("w3")]
+    assert moves([model("a", 0.5), model("b", 0.9)], workers) == [("load", "b", "w3")]
+
+
+def test_a_draining_model_does_not_keep_its_successor_waiting():
+    workers = [worker("w1", "a", state=ModelState.DRAINING), worker("w2", "a")]
+    assert moves([model("a", 0.1), model("b", queued=1)], workers) == [("load", "b", "w1")]
+
+
+def test_a_model_that_is_unloaded_by_a_person_is_never_loaded():
+    demands = [model("a", queued=100, wanted="unloaded"), model("b")]
+    plan = rebalance(fleet(demands, [worker("w1", "a", memory_mb=30)]), POLICY)
+    assert [(m.action, m.model) for m in plan.moves] == [("unload", "a"), ("load", "b")]
+    assert plan.blocked == {"a": "it is to stay unloaded"}
+
+
+def test_a_model_that_is_loaded_by_a_person_has_a_replica_without_any_job():
+    demands = [model("a", 0.5), model("b", wanted="loaded", idle_seconds=float("inf"))]
+    workers = [worker("w1", "a"), worker("w2", "a")]
+    assert ("load", "b", "w1") in moves(demands, workers, Policy(idle_seconds=60))
+
+
+def test_an_idle_model_is_unloaded_only_if_the_policy_says_so():
+    demands = [model("a", idle_seconds=500), model("b", idle_seconds=500, wanted="loaded")]
+    workers = [worker("w1", "a", "b", memory_mb=20)]
+    assert moves(demands, workers) == []
+    assert moves(demands, workers, Policy(idle_seconds=400)) == [("unload", "a", "w1")]
+    assert moves(demands, after(workers, [], 0), Policy(idle_seconds=600)) == []
+
+
+def test_a_pinned_model_is_put_there_and_stays():
+    demands = [model("a", 0.2), model("b", 0.1, pinned=frozenset({"w1"}))]
+    workers = [worker("w1", "a"), worker("w2", "a")]
+    assert moves(demands, workers) == [("unload", "a", "w1"), ("load", "b", "w1")]
+    pinned = [model("a", 5.0), demands[1]]
+    assert moves(pinned, [worker("w1", "b"), worker("w2", "b")]) != []
+    assert ("unload", "b", "w1") not in moves(pinned, [worker("w1", "b"), worker("w2", "b")])
+
+
+def test_replicas_stay_between_the_least_and_the_most():
+    workers = [worker(f"w{n}") for n in range(4)]
+    assert len(moves([model("a", 9.0, max_replicas=2)], workers)) == 2
+    three = [worker(f"w{n}", "a") for n in range(3)]
+    assert [m[0] for m in moves([model("a", 9.0, max_replicas=2)], three)] == ["unload"]
+    demands = [model("a", 0.1, min_replicas=2), model("b", 2.9)]
+    full = [worker("w1", "a"), worker("w2", "a"), worker("w3", "b")]
+    assert moves(demands, full) == []
+
+
+def test_a_worker_with_a_list_of_its_own_is_left_alone_but_counts():
+    fixed = [worker("w1", "b", fixed=True, memory_mb=99), worker("w2", "a"), worker("w3", "a")]
+    assert moves([model("a", 0.1), model("b", 0.9)], fixed) == []
+    assert [m[2] for m in moves([model("a", 0.1), model("b", 2.5)], fixed)] == ["w2", "w2"]
+
+
+def test_a_worker_holds_no_more_models_than_it_may():
+    demands = [model(name, 0.1) for name in "abc"]
+    assert len(moves(demands, [worker("w1", memory_mb=99, max_models=2)])) == 2
+
+
+def test_a_failed_load_is_tried_again_there_only_after_a_rest():
+    demands = [model("a", 0.5, queued=5)]
+    failed = [worker("w1", "a", state=ModelState.FAILED, since=NOW - 100)]
+    plan = rebalance(fleet(demands, failed), Policy(retry_seconds=300))
+    assert plan.moves == []
+    assert "a" in plan.blocked
+    assert moves(demands, failed, Policy(retry_seconds=99)) == [("load", "a", "w1")]
+
+
+def test_a_model_that_fails_everywhere_is_not_tried_on_every_worker():
+    demands = [model("a", 0.5, queued=5)]
+    workers = [worker("w1", "a", state=ModelState.FAILED, since=NOW)]
+    workers += [worker(f"w{n}") for n in range(2, 9)]
+    assert moves(demands, workers) == [("load", "a", "w2")]
+    workers[1] = worker("w2", "a", state=ModelState.FAILED, since=NOW)
+    plan = rebalance(fleet(demands, workers), POLICY)
+    assert plan.moves == []
+    assert "failed to load on 2 workers" in plan.blocked["a"]
+
+
+def test_a_model_that_fails_drives_no_other_out():
+    demands = [model("a", queued=5), model("b", 0.1)]
+    workers = [worker("w1", "b"), worker("w2", "b"), worker("w3", "b")]
+    workers[2] = replace(
+        workers[2], seats=workers[2].seats | worker("", "a", state=ModelState.FAILED).seats
+    )
+    assert moves(demands, workers, Policy(retry_seconds=1e9)) == []
+
+
+def test_a_model_that_is_not_registered_any_more_is_unloaded():
+    assert moves([], [worker("w1", "gone")]) == [("unload", "gone", "w1")]
+
+
+def test_faster_workers_count_for_more():
+    demands = [model("a", 3.0), model("b", 0.1)]
+    slow = [worker("w1", "a"), worker("w2", "b"), worker("w3", "b")]
+    assert moves(demands, slow) != []
+    assert moves(demands, [replace(slow[0], speed=4.0), *slow[1:]]) == []
+
+
+@pytest.mark.parametrize(
+    ("demand", "replicas"),
+    [
+        (model("a", 2.5), 3),
+        (model("a", 0.5, queued=60), 3),
+        (model("a"), 1),
+        (model("a", idle_seconds=float("inf")), 0),
+        (model("a", idle_seconds=float("inf"), wanted="loaded"), 1),
+        (model("a", 2.5, wanted="unloaded"), 0),
+        (model("a", 2.5, max_replicas=2), 2),
+        (model("a", 2.5, min_replicas=5), 5),
+    ],
+)
+def test_replicas_are_recommended_for_what_arrives_and_what_waits(demand, replicas):
+    plan = rebalance(fleet([demand], []), POLICY)
+    assert [each.replicas for each in plan.recommendations] == [replicas]
+
+
+def test_the_fleet_is_sized_for_the_work_and_for_the_memory():
+    light = [model(name, 0.1) for name in "abcd"]
+    assert rebalance(fleet(light, [worker("w1", memory_mb=20)]), POLICY).total_workers == 2
+    assert rebalance(fleet([model("a", 2.2), model("b", 1.1)], []), POLICY).total_workers == 4
+    assert rebalance(fleet([], []), POLICY).total_workers == 0
+
+
+def test_a_large_fleet_is_decided_quickly():
+    demands = [model(f"m{n}", 6.0, memory_mb=10 + n % 30) for n in range(100)]
+    workers = [worker(f"w{n}", memory_mb=60) for n in range(1000)]
+    for round_ in range(3):
+        plan = rebalance(fleet(demands, workers), POLICY)
+        workers = after(workers, plan.moves, LONG_AGO + round_)
+    begin = time.process_time()
+    rebalance(fleet(demands, workers), POLICY)
+    assert time.process_time() - begin < 0.5
