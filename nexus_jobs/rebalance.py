@@ -9,6 +9,8 @@ fairness with a price on moves (application placement, see Tang et al., WWW 2007
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from math import ceil, inf, isfinite
 from typing import Final
@@ -30,7 +32,7 @@ def rebalance(fleet: Fleet, policy: Policy) -> Plan:
     guests = decision.seating.guests.values()
     recommendations = [_recommend(guest, policy) for guest in guests]
     return Plan(
-        moves=decision.moves,
+        moves=list(_net(decision.moves)),
         recommendations=recommendations,
         total_workers=_total(decision.seating, recommendations),
         blocked={g.name: _obstacle(g) for g in guests if g.demand.queued and not g.tables},
@@ -200,6 +202,12 @@ def _excess(guest: Guest) -> str:
     if guest.idle:
         return f"{guest.name} has had no job for {guest.demand.idle_seconds:.0f} s"
     return f"{guest.name} may have {guest.most:.0f} replicas and has {len(guest.tables)}"
+
+
+def _net(moves: Sequence[Move]) -> Iterator[Move]:
+    """The moves without those of a model that leaves a worker and comes back to it."""
+    counts = Counter((move.model, move.worker) for move in moves)
+    return (move for move in moves if counts[move.model, move.worker] == 1)
 
 
 def _obstacle(guest: Guest) -> str:

@@ -17,6 +17,8 @@ from nexus_jobs.fleet import ModelState
 from nexus_jobs.placement import Demand, Fleet, Policy, Seat, WorkerLoad
 
 LOADING, READY, FAILED = ModelState.LOADING, ModelState.READY, ModelState.FAILED
+SOON_SECONDS: Final = 10.0
+"""A model that gets a job so often has traffic, even if it is quick to load."""
 LEAST_NEED: Final = 1e-3
 """A worker's worth; lets models without jobs be compared by their seats."""
 
@@ -59,9 +61,9 @@ class Guest:
         self.need = max(LEAST_NEED, self.arriving + self.waiting)
         wanted = 1 if demand.wanted == "loaded" else 0
         self.floor = max(wanted, demand.min_replicas, len(demand.pinned))
-        soon = demand.arrival * demand.load_seconds >= 1
+        soon = demand.arrival * max(demand.load_seconds, SOON_SECONDS) >= 1
         self.busy = demand.queued > 0 or demand.running > 0 or soon
-        """It has jobs, or expects some before it could be back."""
+        """It has jobs, or expects some before it could be back, or soon at any rate."""
         limit = policy.idle_seconds
         self.idle = not self.busy and limit is not None and demand.idle_seconds >= limit
         self.most = self._most()

@@ -92,6 +92,12 @@ def test_no_worker_holds_more_than_it_may_and_unloads_come_first(seen, policy):
 
 
 @given(seen=fleets, policy=policies)
+def test_no_model_leaves_a_worker_only_to_come_back(seen, policy):
+    moves = [(move.model, move.worker) for move in rebalance(seen, policy).moves]
+    assert len(moves) == len(set(moves))
+
+
+@given(seen=fleets, policy=policies)
 def test_a_persons_decisions_are_kept(seen, policy):
     by_name = {each.model: each for each in seen.demands}
     fixed = {load.id for load in seen.workers if load.fixed}
