@@ -175,6 +175,7 @@ def test_the_same_snapshot_gives_the_same_plan(seen, policy):
 
 @given(seen=fleets, policy=policies)
 def test_under_a_demand_that_stays_the_fleet_comes_to_rest(seen, policy):
+    policy = replace(policy, hysteresis=max(policy.hysteresis, Policy().hysteresis))
     loads, now = seen.workers, NOW
     for _ in range(40):
         now += 1000
