@@ -215,14 +215,10 @@ class MemoryJobs:
 
     def position(self, job: Job, at_most: int) -> int:
         with self._lock:
-            place = (job.due_at, job.id)
-            model = job.request.model
-            queued = [
-                one
-                for one in self._in_state(Event.CLAIM)
-                if one.request.model == model and one.suspect == job.suspect
-            ]
-        return min(at_most, sum((one.due_at, one.id) < place for one in queued))
+            queued = self._in_state(Event.CLAIM)
+        kind, place = (job.request.model, job.suspect), (job.due_at, job.id)
+        rivals = [one for one in queued if (one.request.model, one.suspect) == kind]
+        return min(at_most, sum((one.due_at, one.id) < place for one in rivals))
 
     def counts(self) -> dict[tuple[str, State], int]:
         with self._lock:
