@@ -48,9 +48,18 @@ def test_a_backlog_that_ends_before_a_load_would_moves_nothing():
 
 
 def test_a_model_that_is_nearly_as_badly_off_gives_nothing():
-    workers = [worker("w1", "a"), worker("w2", "a"), worker("w3", "b"), worker("w4", "b")]
-    assert moves([model("a", 3.6), model("b", 4.0)], workers) == []
-    assert moves([model("a", 0.8), model("b", 4.0)], workers) != []
+    workers = [worker(f"w{n}", "a") for n in range(5)] + [worker("w5", "b"), worker("w6", "b")]
+    demands = [model("a", 4.7), model("b", 2.5)]
+    assert moves(demands, workers, Policy(utilisation=1, hysteresis=0.1)) == []
+    assert moves(demands, workers, Policy(utilisation=1, hysteresis=0)) != []
+
+
+def test_nobody_leaves_if_the_room_would_still_not_be_enough():
+    demands = [model("idle"), model("last", 0.1), model("big", queued=9, memory_mb=20)]
+    assert moves(demands, [worker("w1", "idle", "last", memory_mb=20)]) == []
+    leaves = moves(demands, [worker("w1", "idle", "last", memory_mb=20), worker("w2", "last")])
+    assert leaves[-1] == ("load", "big", "w1")
+    assert len(leaves) == 3
 
 
 def test_a_model_stays_for_the_dwell_time():
@@ -112,12 +121,12 @@ def test_an_idle_model_is_unloaded_only_if_the_policy_says_so():
 
 
 def test_a_pinned_model_is_put_there_and_stays():
-    demands = [model("a", 0.2), model("b", 0.1, pinned=frozenset({"w1"}))]
+    demands = [model("a", 0.2), model("b", 0.1, pinned=frozenset({"w2"}))]
     workers = [worker("w1", "a"), worker("w2", "a")]
-    assert moves(demands, workers) == [("unload", "a", "w1"), ("load", "b", "w1")]
+    assert moves(demands, workers) == [("unload", "a", "w2"), ("load", "b", "w2")]
     pinned = [model("a", 5.0), demands[1]]
-    assert moves(pinned, [worker("w1", "b"), worker("w2", "b")]) != []
-    assert ("unload", "b", "w1") not in moves(pinned, [worker("w1", "b"), worker("w2", "b")])
+    both = [worker("w1", "b"), worker("w2", "b")]
+    assert moves(pinned, both) == [("unload", "b", "w1"), ("load", "a", "w1")]
 
 
 def test_replicas_stay_between_the_least_and_the_most():
@@ -204,3 +213,16 @@ def test_the_fleet_is_sized_for_the_work_and_for_the_memory():
     assert rebalance(fleet(light, [worker("w1", memory_mb=20)]), POLICY).total_workers == 2
     assert rebalance(fleet([model("a", 2.2), model("b", 1.1)], []), POLICY).total_workers == 4
     assert rebalance(fleet([], []), POLICY).total_workers == 0
+
+
+def test_of_too_many_replicas_those_that_are_not_ready_leave_first():
+    workers = [worker("w1", "a"), worker("w2", "a", state=ModelState.LOADING), worker("w3", "a")]
+    assert moves([model("a", max_replicas=2)], workers) == [("unload", "a", "w2")]
+
+
+def test_nobody_who_is_worse_off_leaves_beside_the_one_who_makes_room():
+    demands = [model("big", 1.3, memory_mb=20), model("hot", 2.0), model("idle")]
+    workers = [worker("w1", "big", memory_mb=20), worker("w2", "idle", "hot", memory_mb=20)]
+    assert moves(demands, [*workers, worker("w3", "hot")]) == []
+    cold = replace(demands[1], arrival=0.01)
+    assert len(moves([demands[0], cold, demands[2]], [*workers, worker("w3", "hot")])) == 3
