@@ -79,7 +79,7 @@ class Demands:
             idle_seconds=seen.now - history.busy_at,
             memory_mb=known.measured.memory_mb if known.measured else 0.0,
             load_seconds=known.load_seconds,
-            wanted=known.wanted.value,
+            wanted=known.wanted,
             pinned=_pinned(known, seen.reports),
             min_replicas=known.config.min_workers,
             max_replicas=known.config.max_workers,

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
-from nexus_jobs.fleet import ModelState
-
-Wanted = Literal["auto", "loaded", "unloaded"]
+from nexus_jobs.fleet import Action, ModelState, Wanted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +33,7 @@ class Demand:
     memory_mb: float = 0.0
     load_seconds: float = 30.0
     """From the decision to the first job, warm-up included."""
-    wanted: Wanted = "auto"
+    wanted: Wanted = Wanted.AUTO
     """`loaded` keeps at least one replica, `unloaded` none, whatever waits."""
     pinned: frozenset[str] = frozenset()
     """Workers on which it must be."""
@@ -94,9 +91,6 @@ class Policy:
     """A model without jobs for so long is unloaded; None: only when its room is needed."""
     retry_seconds: float = 300.0
     """Rest before a load that failed is tried on that worker again."""
-
-
-Action = Literal["load", "unload"]
 
 
 @dataclass(frozen=True, slots=True)

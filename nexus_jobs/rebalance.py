@@ -15,6 +15,7 @@ from heapq import heapify, heappop, heappush
 from math import ceil, inf, isfinite
 from typing import Final
 
+from nexus_jobs.fleet import Action, Wanted
 from nexus_jobs.placement import Fleet, Move, Plan, Policy, Recommendation
 from nexus_jobs.seating import Guest, Seating, Table
 
@@ -54,7 +55,7 @@ class _Decision:
         """Unload what nobody wants any more, what is idle, and what is too many."""
         for name, table in self.seating.unknown:
             if not table.worker.fixed:
-                self.moves.append(Move("unload", name, table.id, f"{name} is not registered"))
+                self.moves.append(Move(Action.UNLOAD, name, table.id, f"{name} is not registered"))
         for guest in self.seating.guests.values():
             if len(guest.tables) > guest.most:
                 self._trim(guest)
@@ -67,7 +68,7 @@ class _Decision:
                 self._unload(guest, table, _excess(guest))
 
     def _may_trim(self, guest: Guest, table: Table) -> bool:
-        if guest.demand.wanted == "unloaded":
+        if guest.demand.wanted is Wanted.UNLOADED:
             return not table.worker.fixed
         if guest.idle:
             return self.seating.may_leave(guest, table)
@@ -189,15 +190,15 @@ class _Decision:
 
     def _load(self, guest: Guest, table: Table, reason: str) -> None:
         self.seating.sit(guest, table)
-        self.moves.append(Move("load", guest.name, table.id, reason))
+        self.moves.append(Move(Action.LOAD, guest.name, table.id, reason))
 
     def _unload(self, guest: Guest, table: Table, reason: str) -> None:
         self.seating.leave(guest, table)
-        self.moves.append(Move("unload", guest.name, table.id, reason))
+        self.moves.append(Move(Action.UNLOAD, guest.name, table.id, reason))
 
 
 def _excess(guest: Guest) -> str:
-    if guest.demand.wanted == "unloaded":
+    if guest.demand.wanted is Wanted.UNLOADED:
         return f"{guest.name} is to be unloaded"
     if guest.idle:
         return f"{guest.name} has had no job for {guest.demand.idle_seconds:.0f} s"
@@ -212,7 +213,7 @@ def _net(moves: Sequence[Move]) -> Iterator[Move]:
 
 def _obstacle(guest: Guest) -> str:
     """Why a model has no worker."""
-    if guest.demand.wanted == "unloaded":
+    if guest.demand.wanted is Wanted.UNLOADED:
         return "it is to stay unloaded"
     if guest.failed:
         return f"it failed to load on {guest.failed} workers and rests"
@@ -250,7 +251,7 @@ def _recommend(guest: Guest, policy: Policy) -> Recommendation:
     in_use = demand.queued or demand.running or demand.idle_seconds < limit
     needed = max(1, ceil(guest.arriving + guest.waiting)) if in_use else 0
     replicas = int(min(guest.most, max(guest.floor, needed)))
-    if demand.wanted == "unloaded":
+    if demand.wanted is Wanted.UNLOADED:
         replicas = 0
     return Recommendation(guest.name, replicas, guest.arriving, guest.waiting)
 

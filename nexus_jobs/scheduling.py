@@ -11,7 +11,6 @@ from nexus_jobs.config import SchedulerSettings
 from nexus_jobs.demand import Demands, Seen
 from nexus_jobs.fleet import (
     WHOLE_FLEET,
-    Action,
     Assignment,
     Decision,
     ModelState,
@@ -134,7 +133,7 @@ class Scheduling:
     def _carry_out(self, plan: Plan) -> None:
         decisions = [
             Decision(
-                action=Action(move.action),
+                action=move.action,
                 model=move.model,
                 worker=move.worker,
                 reason=move.reason,

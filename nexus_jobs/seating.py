@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from math import inf
 from typing import Final
 
-from nexus_jobs.fleet import ModelState
+from nexus_jobs.fleet import ModelState, Wanted
 from nexus_jobs.placement import Demand, Fleet, Policy, Seat, WorkerLoad
 
 LOADING, READY, FAILED = ModelState.LOADING, ModelState.READY, ModelState.FAILED
@@ -59,7 +59,7 @@ class Guest:
         self.arriving = demand.arrival * per_job / policy.utilisation
         self.waiting = self.backlog / policy.slo_seconds
         self.need = max(LEAST_NEED, self.arriving + self.waiting)
-        wanted = 1 if demand.wanted == "loaded" else 0
+        wanted = 1 if demand.wanted is Wanted.LOADED else 0
         self.floor = max(wanted, demand.min_replicas, len(demand.pinned))
         soon = demand.arrival * max(demand.load_seconds, SOON_SECONDS) >= 1
         self.busy = demand.queued > 0 or demand.running > 0 or soon
@@ -74,7 +74,7 @@ class Guest:
         """The least speed among its workers."""
 
     def _most(self) -> float:
-        if self.demand.wanted == "unloaded":
+        if self.demand.wanted is Wanted.UNLOADED:
             return 0
         if self.idle:
             return self.floor

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from nexus_jobs.fleet import ModelState
+from nexus_jobs.fleet import Action, ModelState
 from nexus_jobs.placement import Move, Seat, WorkerLoad
 from nexus_jobs.simulation.traffic import WORKER_MEMORY_MB, Array, SimulatedModel
 
@@ -47,7 +47,7 @@ class Cluster:
         for move in moves:
             number, column = self._number[move.worker], self._column[move.model]
             seats = changed.setdefault(number, dict(self.loads[number].seats))
-            if move.action == "unload":
+            if move.action is Action.UNLOAD:
                 del seats[move.model]
                 self._ready_at[number, column] = np.inf
             else:

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from nexus_jobs.fleet import ModelState
+from nexus_jobs.fleet import Action, ModelState
 from nexus_jobs.forecast import Forecast
 from nexus_jobs.placement import Demand, Fleet, Move, Policy
 from nexus_jobs.rebalance import rebalance
@@ -160,11 +160,11 @@ class Chasing:
                 held.remove(other)
                 seats[other] -= 1
                 free += self._memory[other]
-                yield Move("unload", other, worker, "less to do")
+                yield Move(Action.UNLOAD, other, worker, "less to do")
         if free >= self._memory[name]:
             held.append(name)
             seats[name] += 1
-            yield Move("load", name, worker, "more to do")
+            yield Move(Action.LOAD, name, worker, "more to do")
 
 
 PLANNERS: Final[Mapping[str, Callable[[Traffic], Planner]]] = {

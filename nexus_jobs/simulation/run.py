@@ -11,6 +11,7 @@ from os import cpu_count
 
 import numpy as np
 
+from nexus_jobs.fleet import Action
 from nexus_jobs.simulation.cluster import Cluster
 from nexus_jobs.simulation.planners import PLANNERS, settle
 from nexus_jobs.simulation.traffic import Array, Scenario, Traffic, make_traffic
@@ -55,7 +56,7 @@ def simulate(scenario: Scenario, name: str) -> Outcome:
         cluster.settle(now)
         moves = list(planner(step, now, cluster))
         cluster.apply(now, moves)
-        loads += sum(move.action == "load" for move in moves)
+        loads += sum(move.action is Action.LOAD for move in moves)
         served[step] = cluster.serve(traffic.jobs[step] * seconds) / seconds
     waits, jobs = _waits(traffic, served)
     p50, p95, p99 = _percentiles(waits, jobs, (0.5, 0.95, 0.99))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_jobs.fleet import ModelState
+from nexus_jobs.fleet import ModelState, Wanted
 from nexus_jobs.placement import Fleet, Policy, Seat, WorkerLoad
 from nexus_jobs.rebalance import rebalance
 from tests.unit.fleets import NOW, after, fleet, model, worker
@@ -29,7 +29,7 @@ def demands(draw):
             running=draw(st.integers(0, 2)),
             idle_seconds=draw(st.sampled_from([0.0, 100.0, 1e4])),
             memory_mb=MEMORY[name],
-            wanted=draw(st.sampled_from(["auto", "auto", "loaded", "unloaded"])),
+            wanted=draw(st.sampled_from([Wanted.AUTO, *Wanted])),
             pinned=draw(st.frozensets(st.sampled_from(WORKERS), max_size=1)),
             min_replicas=least,
             max_replicas=draw(st.sampled_from([None, least + 1, 4])),

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from nexus_jobs.fleet import ModelState
+from nexus_jobs.fleet import ModelState, Wanted
 from nexus_jobs.placement import Policy
 from nexus_jobs.rebalance import rebalance
 from tests.unit.fleets import LONG_AGO, NOW, after, fleet, model, worker
@@ -100,20 +100,20 @@ def test_a_draining_model_does_not_keep_its_successor_waiting():
 
 
 def test_a_model_that_is_unloaded_by_a_person_is_never_loaded():
-    demands = [model("a", queued=100, wanted="unloaded"), model("b")]
+    demands = [model("a", queued=100, wanted=Wanted.UNLOADED), model("b")]
     plan = rebalance(fleet(demands, [worker("w1", "a", memory_mb=30)]), POLICY)
     assert [(m.action, m.model) for m in plan.moves] == [("unload", "a"), ("load", "b")]
     assert plan.blocked == {"a": "it is to stay unloaded"}
 
 
 def test_a_model_that_is_loaded_by_a_person_has_a_replica_without_any_job():
-    demands = [model("a", 0.5), model("b", wanted="loaded", idle_seconds=float("inf"))]
+    demands = [model("a", 0.5), model("b", wanted=Wanted.LOADED, idle_seconds=float("inf"))]
     workers = [worker("w1", "a"), worker("w2", "a")]
     assert ("load", "b", "w1") in moves(demands, workers, Policy(idle_seconds=60))
 
 
 def test_an_idle_model_is_unloaded_only_if_the_policy_says_so():
-    demands = [model("a", idle_seconds=500), model("b", idle_seconds=500, wanted="loaded")]
+    demands = [model("a", idle_seconds=500), model("b", idle_seconds=500, wanted=Wanted.LOADED)]
     workers = [worker("w1", "a", "b", memory_mb=20)]
     assert moves(demands, workers) == []
     assert moves(demands, workers, Policy(idle_seconds=400)) == [("unload", "a", "w1")]
@@ -197,8 +197,8 @@ def test_faster_workers_count_for_more():
         (model("a", 0.5, queued=60), 3),
         (model("a"), 1),
         (model("a", idle_seconds=float("inf")), 0),
-        (model("a", idle_seconds=float("inf"), wanted="loaded"), 1),
-        (model("a", 2.5, wanted="unloaded"), 0),
+        (model("a", idle_seconds=float("inf"), wanted=Wanted.LOADED), 1),
+        (model("a", 2.5, wanted=Wanted.UNLOADED), 0),
         (model("a", 2.5, max_replicas=2), 2),
         (model("a", 2.5, min_replicas=5), 5),
     ],

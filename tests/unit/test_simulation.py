@@ -9,6 +9,7 @@ import pytest
 
 from nexus_jobs import cli
 from nexus_jobs.errors import ConfigError
+from nexus_jobs.fleet import Action
 from nexus_jobs.forecast import Forecast
 from nexus_jobs.placement import Move
 from nexus_jobs.simulation.cluster import Cluster
@@ -24,7 +25,9 @@ def cluster(workers, *assigned):
     models = [SimulatedModel(name, 10_000, 30.0, 100, 100) for name in ("a", "b")]
     built = Cluster(workers, models, STEP)
     moves = [
-        Move("load", name, f"w000{n}", "") for n, names in enumerate(assigned) for name in names
+        Move(Action.LOAD, name, f"w000{n}", "")
+        for n, names in enumerate(assigned)
+        for name in names
     ]
     built.apply(0.0, moves, at_once=True)
     built.settle(0.0)
@@ -49,7 +52,7 @@ def test_what_is_not_served_waits_for_the_next_step():
 
 def test_a_load_takes_its_time_while_the_others_go_on():
     one = cluster(1, "a")
-    one.apply(0.0, [Move("load", "b", "w0000", "")])
+    one.apply(0.0, [Move(Action.LOAD, "b", "w0000", "")])
     assert one.serve(np.array([10.0, 10.0])) == pytest.approx([10, 0])
     one.settle(29.0)
     assert one.serve(np.array([0.0, 0.0])) == pytest.approx([0, 0])
@@ -59,8 +62,8 @@ def test_a_load_takes_its_time_while_the_others_go_on():
 
 def test_a_model_that_is_unloaded_serves_nothing_more():
     one = cluster(1, "a")
-    one.apply(0.0, [Move("load", "b", "w0000", "")])
-    one.apply(10.0, [Move("unload", "b", "w0000", ""), Move("unload", "a", "w0000", "")])
+    one.apply(0.0, [Move(Action.LOAD, "b", "w0000", "")])
+    one.apply(10.0, [Move(Action.UNLOAD, "b", "w0000", ""), Move(Action.UNLOAD, "a", "w0000", "")])
     one.settle(30.0)
     assert one.serve(np.array([5.0, 5.0])) == pytest.approx([0, 0])
     assert not one.loads[0].seats
