@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from transformers.generation import ContinuousBatchingConfig
 
 from loadtests.engine_bench import Throughput, run_all
-from nexus_jobs.adapters.engines.simulated import SimulatedTokenizer
+from nexus_jobs.adapters.engines.words import WordTokenizer
 from nexus_jobs.adapters.engines.torch import ModelEngine
 from nexus_jobs.adapters.engines.torch_graphs import recorder
 from nexus_jobs.engine import TokenSequence
@@ -52,7 +52,7 @@ def ours(
     engine = ModelEngine(
         model,
         name="torch",
-        tokenizer=SimulatedTokenizer(),
+        tokenizer=WordTokenizer(),
         slots=slots,
         max_sequence_length=longest,
         max_batch_tokens=BATCH_TOKENS,

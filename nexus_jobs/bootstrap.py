@@ -220,6 +220,7 @@ def services_on(platform: Platform) -> Services:
             view=view,
             check=partial(model_files.check, models_dir=settings.models_dir),
             stopping=lambda: watch.closed,
+            upstreams=settings.server.upstreams,
         ),
         routes=RouteService(store=store, catalog=catalog, router=router),
         fleet=store,

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
+from nexus_jobs.adapters.loopback import DIRECT
 from nexus_jobs.errors import NexusError
 
 Document = dict[str, Any]
@@ -22,8 +23,6 @@ LONGEST_WAIT: Final = 60.0
 _TIMEOUT: Final = httpx.Timeout(5.0, read=LONGEST_WAIT + 30.0)
 _TRANSFER: Final = httpx.Timeout(5.0, read=None, write=None)
 """For files: a server takes its time over the rows of a large one."""
-_DIRECT: Final = {f"all://{host}": None for host in ("127.0.0.1", "localhost", "[::1]")}
-"""Not through a proxy, even where the environment names one."""
 _CHUNK: Final = 1 << 20
 _AWAY: Final = {502, 503, 504}
 
@@ -56,7 +55,7 @@ class Client:
         except httpx.InvalidURL as error:
             raise Refused("invalid_url", f"{url!r} is no URL: {error}") from error
         self._http = httpx.Client(
-            base_url=base, timeout=_TIMEOUT, mounts=_DIRECT, transport=transport
+            base_url=base, timeout=_TIMEOUT, mounts=DIRECT, transport=transport
         )
 
     def __enter__(self) -> Client:

@@ -19,7 +19,7 @@ from pydantic_settings import (
 )
 
 from nexus_jobs.errors import ConfigError
-from nexus_jobs.models import Section
+from nexus_jobs.models import Section, origin
 from nexus_jobs.route import Algorithm, Route
 from nexus_jobs.spelling import did_you_mean, explain
 
@@ -40,6 +40,17 @@ class ServerSettings(Section):
     """How many of them may hold on for a job to end; the next is answered 202 at once."""
     max_body_mb: int = Field(1024, ge=1)
     """Largest upload; larger files are refused with 413."""
+    upstreams: tuple[str, ...] = ()
+    """Servers, as `http://gpu1:8000`, that models may name which are registered over the API; those
+    in the models file may name any.
+    """
+
+    @field_validator("upstreams")
+    @classmethod
+    def _urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [url for url in value if origin(url) is None]:
+            raise ValueError(f"{wrong[0]!r} is no URL of a server; write http://gpu1:8000")
+        return value
 
 
 class DatabaseSettings(Section):

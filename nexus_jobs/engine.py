@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from nexus_jobs.errors import NexusError
 from nexus_jobs.job import FinishReason, Message, SamplingParams
 
 
@@ -31,8 +32,16 @@ class TokenSequence:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the model itself counts them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
-    """What one step added to one sequence; `finish_reason` is set on its last progress.
+    """What one step added to one sequence; the last has a `finish_reason` or an `error`.
 
     The end-of-sequence token is not among `token_ids`.
     """
@@ -40,14 +49,22 @@ class Progress:
     sequence_id: str
     token_ids: Sequence[int]
     finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    """From an engine whose token ids are not the model's own, with the last progress."""
+    error: NexusError | None = None
+    """Why this row alone has failed."""
+
+    @property
+    def is_last(self) -> bool:
+        return self.finish_reason is not None or self.error is not None
 
 
 class Engine(Protocol):
     """Turns token ids into token ids, one step at a time. Used from one thread only.
 
-    A sequence leaves by itself when its Progress has a finish reason: end of sequence,
-    `max_tokens`, or `max_sequence_length` reached. Stop strings are not the engine's business:
-    the caller evicts the row.
+    A sequence leaves by itself with its last Progress: at the end of sequence, when `max_tokens`
+    or `max_sequence_length` is reached, or when it alone has failed. Stop strings are not the
+    engine's business: the caller evicts the row.
     """
 
     name: str
@@ -62,7 +79,7 @@ class Engine(Protocol):
     """The engine spreads long prompts over steps itself, so nobody else has to ration them."""
     tokenizer: Tokenizer
     device: str
-    """What it computes on: cpu, or cuda:N."""
+    """What it computes on: cpu, cuda:N, or upstream."""
 
     @property
     def pid(self) -> int | None:
@@ -81,6 +98,7 @@ class Engine(Protocol):
 
         Raises:
             EngineError: the batch is lost; the engine holds no row any more and is usable.
+            ModelUnavailable: the engine has died; another must be built.
         """
 
     def evict(self, sequence_id: str) -> None:

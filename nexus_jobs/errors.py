@@ -88,6 +88,12 @@ class OutOfMemory(EngineError):
     code = "out_of_memory"
 
 
+class UpstreamError(NexusError):
+    """The server that runs the model failed at this job, or broke off its answer."""
+
+    code = "upstream_error"
+
+
 class RanTooLong(NexusError):
     """An attempt took longer than any attempt may."""
 

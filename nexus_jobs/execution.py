@@ -11,8 +11,8 @@ import structlog
 
 from nexus_jobs import telemetry
 from nexus_jobs.caching import TieredCache
-from nexus_jobs.engine import Engine, Progress, Tokenizer, TokenSequence
-from nexus_jobs.errors import InvalidRequest, OutOfMemory, QueueUnavailable
+from nexus_jobs.engine import Engine, Progress, Tokenizer, TokenSequence, Usage
+from nexus_jobs.errors import EngineError, InvalidRequest, OutOfMemory, QueueUnavailable
 from nexus_jobs.job import FinishReason, Job, Outcome, Result, SamplingParams
 from nexus_jobs.models import ModelConfig
 from nexus_jobs.ports import Channel, Clock, Ending, JobStore, Settled, Signals, TicketQueue
@@ -22,6 +22,8 @@ from nexus_jobs.states import TERMINAL, Event, State
 log = structlog.get_logger(__name__)
 
 WARM_UP_SECONDS: Final = 3.0
+TRIAL_SECONDS: Final = 30.0
+"""An engine of which nothing comes for so long does not work."""
 _TRIAL: Final = SamplingParams(max_tokens=2, ignore_eos=True)
 _TRIAL_PROMPTS: Final = (
     "Hello",
@@ -39,6 +41,7 @@ class Row:
         self.finish_reason: FinishReason | None = None
         self._tokenizer = tokenizer
         self._tokens: list[int] = []
+        self._usage: Usage | None = None
         self.joined_at = self._first_token_at = self._ended_at = 0.0
 
     @property
@@ -64,6 +67,7 @@ class Row:
         self._tokens.extend(progress.token_ids)
         self._ended_at = now
         self.finish_reason = progress.finish_reason
+        self._usage = progress.usage
         if self.finish_reason is None and self._at_stop_string(len(progress.token_ids)):
             self.finish_reason = FinishReason.STOP
         return self.finish_reason is not None
@@ -81,11 +85,12 @@ class Row:
         params = self.sequence.params
         at_least = max(0, params.min_tokens - 1)
         text, stopped = _first_stop(params.stop, self._tokens, at_least, self._tokenizer)
+        usage = self._usage or Usage(self.prompt_length, len(self._tokens))
         return Result(
             text=text,
             finish_reason=FinishReason.STOP if stopped else self.finish_reason or FinishReason.STOP,
-            prompt_tokens=self.prompt_length,
-            completion_tokens=len(self._tokens),
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
             prefill_ms=1000 * (self._first_token_at - self.joined_at),
             decode_ms=1000 * (self._ended_at - self._first_token_at),
         )
@@ -114,7 +119,7 @@ def prepare(job: Job, model: ModelConfig, engine: Engine) -> Row:
     return Row(job, TokenSequence(str(job.lease), ids, job.request.params), engine.tokenizer)
 
 
-def try_out(engine: Engine, rows: int = 1) -> None:
+def try_out(engine: Engine, rows: int = 1, clock: Clock = time.monotonic) -> None:
     """Generate a little in an engine that holds no row, to see that it can.
 
     Raises:
@@ -129,8 +134,28 @@ def try_out(engine: Engine, rows: int = 1) -> None:
     ]
     engine.admit(sequences)
     running = {sequence.id for sequence in sequences}
-    while running:
-        running -= {row.sequence_id for row in engine.step() if row.finish_reason}
+    try:
+        while running:
+            running -= {row.sequence_id for row in _signs_of_life(engine, clock) if row.is_last}
+    finally:
+        for sequence_id in running:
+            engine.evict(sequence_id)
+
+
+def _signs_of_life(engine: Engine, clock: Clock) -> list[Progress]:
+    """The next progress of a trial.
+
+    Raises:
+        EngineError: there is none for too long, or a row failed.
+    """
+    until = clock() + TRIAL_SECONDS
+    while not (progress := engine.step()):
+        if clock() >= until:
+            raise EngineError(f"{engine.name}: no answer within {TRIAL_SECONDS:g} s")
+    for row in progress:
+        if row.error is not None:
+            raise EngineError(f"{engine.name}: {row.error}") from row.error
+    return progress
 
 
 def warm_up(engine: Engine, clock: Clock = time.monotonic) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from nexus_jobs.errors import ConfigError
 from nexus_jobs.spelling import explain
@@ -50,6 +51,17 @@ class SimulatedTimes(Section):
     """A prompt with this word kills the process that runs it."""
 
 
+class Upstream(Section):
+    """How to talk to a server that runs the model and speaks OpenAI's API."""
+
+    model: str | None = None
+    """What the server calls it; None is the only one it lists, or else the one of our name."""
+    key_env: str | None = Field(None, pattern=r"^[A-Z][A-Z0-9_]*_(KEY|TOKEN)$")
+    """The environment variable, where workers run, that holds the key; keys are never stored."""
+    silence_seconds: float = Field(120.0, gt=0)
+    """An answer of which nothing comes for so long is given up."""
+
+
 EngineType = Literal["auto", "openvino", "onnx", "huggingface", "simulated", "upstream"]
 Precision = Literal["int4", "int8", "fp16", "bf16", "fp32"]
 
@@ -58,8 +70,10 @@ class ModelConfig(Named):
     """One entry of `configs/models.yaml`."""
 
     type: EngineType = "auto"
-    path: str = ""
-    """A pulled model's name, or a folder under the model root; the model's own name if empty."""
+    path: str = Field("", validate_default=True)
+    """A pulled model's name, or a folder under the model root; the model's own name if empty. For
+    type upstream the server's URL: `http://127.0.0.1:8000/v1`.
+    """
     revision: str | None = Field(None, pattern=REVISION)
     """The weights that are meant: the commit that was pulled of a hub's model, or `sha256:` and
     the SHA-256 of the weights. That of several files is the SHA-256 of what `sha256sum` prints of
@@ -99,6 +113,14 @@ class ModelConfig(Named):
     """
     preprocessing: Preprocessing = Preprocessing()
     simulated: SimulatedTimes = SimulatedTimes()
+    upstream: Upstream = Upstream()
+
+    @field_validator("path")
+    @classmethod
+    def _upstream_has_a_url(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("type") == "upstream" and origin(value) is None:
+            raise ValueError("type upstream needs the URL of its server: http://127.0.0.1:8000/v1")
+        return value
 
     @property
     def is_reproducible(self) -> bool:
@@ -114,6 +136,18 @@ class ModelConfig(Named):
     def source(self) -> str:
         """The pulled name or folder that the weights come from."""
         return self.path or self.name
+
+
+def origin(url: str) -> str | None:
+    """Scheme, host and port of an HTTP URL, without which it is None; so is one with a password."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return None
+    if port is None or not parts.hostname or parts.username is not None:
+        return None
+    return f"{parts.scheme}://{parts.hostname}:{port}"
 
 
 def load_models(path: Path) -> list[ModelConfig]:

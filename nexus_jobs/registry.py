@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +19,7 @@ from nexus_jobs.errors import (
 )
 from nexus_jobs.fleet import Origin, RegisteredModel, Wanted
 from nexus_jobs.fleet_view import Availability, FleetView, status_of
-from nexus_jobs.models import ModelConfig
+from nexus_jobs.models import ModelConfig, origin
 from nexus_jobs.ports import FleetStore, JobStore, RouteStore
 from nexus_jobs.spelling import did_you_mean
 from nexus_jobs.states import State
@@ -49,7 +49,8 @@ class Registry:
     """Models by name.
 
     `check` looks at a model's files and raises what `model_files.check` does; `stopping` tells
-    when nobody may be kept waiting any more.
+    when nobody may be kept waiting any more. A model that another server runs can only be
+    registered if that server is one of `upstreams`, which are URLs.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Registry:
         view: FleetView,
         check: Callable[[ModelConfig], None],
         stopping: Callable[[], bool],
+        upstreams: Collection[str] = (),
     ) -> None:
         self._fleet = fleet
         self._jobs = jobs
@@ -68,6 +70,7 @@ class Registry:
         self._view = view
         self._check = check
         self._stopping = stopping
+        self._upstreams = {origin(url) for url in upstreams}
         self._places = threading.BoundedSemaphore(WAITERS)
 
     def get(self, name: str) -> RegisteredModel:
@@ -93,12 +96,24 @@ class Registry:
         unchecked = self._unchecked(config)
         known = {model.name: model for model in self._fleet.registered()}.get(config.name)
         if known is None or known.origin is Origin.API:
+            self._check_upstream(config)
             model = self._fleet.register(config)
         elif known.config == config:
             model = known
         else:
             raise Conflict(f"model {config.name!r} stands in the models file; change it there")
         return Registration(model=model, new=known is None, unchecked=unchecked)
+
+    def _check_upstream(self, config: ModelConfig) -> None:
+        """Whoever may call the API must not have workers call whatever they please."""
+        if config.type == "upstream" and origin(config.path) not in self._upstreams:
+            raise InvalidRequest.of(
+                "upstream_not_allowed",
+                f"this installation lets nobody register {config.path}; name its "
+                f"{origin(config.path)} in the setting server.upstreams, or put the model into "
+                "the models file",
+                field="path",
+            )
 
     def _unchecked(self, config: ModelConfig) -> str | None:
         try:

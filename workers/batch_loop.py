@@ -88,13 +88,12 @@ class BatchLoop:
         Raises:
             ModelUnavailable: the engine has died or does not work; its rows are handed back.
         """
-        while (self._rows or self._await_rows()) and self._clock() < self._deadline:
-            self._progressed_at = now = self._clock()
-            self._evict()
-            self._end_long_runs(now)
-            self._join()
-            if self._rows:
-                self._step()
+        try:
+            while (self._rows or self._await_rows()) and self._clock() < self._deadline:
+                self._advance()
+        except ModelUnavailable:
+            self._let_go(self._rows.values(), Event.RELEASE)
+            raise
         self._let_go(self._rows.values(), Event.RELEASE)
 
     def evict(self, leases: Iterable[Lease]) -> None:
@@ -106,6 +105,14 @@ class BatchLoop:
         """Claim no more rows; hand back those that are not done at `deadline`."""
         self._deadline = deadline
         self._feeder.stop()
+
+    def _advance(self) -> None:
+        self._progressed_at = now = self._clock()
+        self._evict()
+        self._end_long_runs(now)
+        self._join()
+        if self._rows:
+            self._step()
 
     def _await_rows(self) -> bool:
         """Whether there are more rows to come; meanwhile the engine is probed."""
@@ -134,9 +141,6 @@ class BatchLoop:
             self._engine.admit([row.sequence for row in joining])
         except EngineError as error:
             self._fail(joining, error)
-        except ModelUnavailable:
-            self._let_go(self._rows.values(), Event.RELEASE)
-            raise
 
     def _step(self) -> None:
         self._batch_rows.observe(len(self._rows))
@@ -154,7 +158,9 @@ class BatchLoop:
         done = []
         for progress in steps:
             row = self._rows[progress.sequence_id]
-            if row.advance(progress, now):
+            if progress.error is not None:
+                self._let_go([row], progress.error)
+            elif row.advance(progress, now):
                 done.append(row)
                 if progress.finish_reason is None:  # a stop string, of which the engine knows not
                     self._engine.evict(row.id)

@@ -21,7 +21,8 @@ Wait = Annotated[
 def add(
     name: Name,
     path: Annotated[
-        str | None, typer.Option(help="A pulled model, or a folder under the model root.")
+        str | None,
+        typer.Option(help="A pulled model, a folder under the model root, or an upstream's URL."),
     ] = None,
     kind: Annotated[
         EngineType | None, typer.Option("--type", help="What is to run it; `auto` if left out.")
@@ -35,9 +36,16 @@ def add(
     max_sequence_length: Annotated[
         int | None, typer.Option(help="Prompt and answer together, in tokens.")
     ] = None,
+    upstream_model: Annotated[
+        str | None, typer.Option(help="What an upstream server calls the model.")
+    ] = None,
+    key_env: Annotated[
+        str | None, typer.Option(help="The workers' variable that holds an upstream's key.")
+    ] = None,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Register a model, or a new version of one."""
+    upstream = given({"model": upstream_model, "key_env": key_env})
     body = {
         "name": name,
         "path": path,
@@ -47,6 +55,7 @@ def add(
         "precision": precision,
         "max_batch_size": max_batch_size,
         "max_sequence_length": max_sequence_length,
+        "upstream": upstream or None,
     }
     with Client(url) as client:
         model = client.register_model(given(body))

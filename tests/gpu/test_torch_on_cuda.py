@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from nexus_jobs.adapters.engines.simulated import SimulatedTokenizer
 from nexus_jobs.adapters.engines.torch import TorchEngine
+from nexus_jobs.adapters.engines.words import WordTokenizer
 from nexus_jobs.engine import TokenSequence
 from nexus_jobs.job import SamplingParams
 from tests.integration.engines.batches import alone, in_company
@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def load(folder: Path, device: str, precision: str) -> TorchEngine:
     return TorchEngine(
         folder,
-        tokenizer=SimulatedTokenizer(),
+        tokenizer=WordTokenizer(),
         slots=SLOTS,
         max_sequence_length=1024,
         threads=0,

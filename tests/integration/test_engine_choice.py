@@ -16,7 +16,6 @@ from nexus_jobs.models import ModelConfig
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"type": "upstream"}, "not available in this version"),
         ({"type": "openvino", "reproducible": True}, "depend on who shares the batch"),
         ({"type": "openvino", "precision": "int8"}, "leave precision out"),
         ({"type": "openvino", "device": "cuda:0"}, "runs on cpu"),

@@ -10,7 +10,8 @@ from functools import partial
 import pytest
 
 from nexus_jobs.adapters.engines.process import ProcessEngine
-from nexus_jobs.adapters.engines.simulated import SimulatedEngine, SimulatedTokenizer
+from nexus_jobs.adapters.engines.simulated import SimulatedEngine
+from nexus_jobs.adapters.engines.words import WordTokenizer
 from nexus_jobs.engine import TokenSequence
 from nexus_jobs.errors import EngineError, ModelUnavailable
 from nexus_jobs.job import FinishReason, SamplingParams
@@ -18,7 +19,7 @@ from nexus_jobs.models import SimulatedTimes
 from tests.e2e.stack import until
 
 BUILD = partial(SimulatedEngine, SimulatedTimes(), 4, 64)
-TOKENIZER = SimulatedTokenizer()
+TOKENIZER = WordTokenizer()
 
 
 def sequence(name: str, text: str, **params) -> TokenSequence:

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_jobs.adapters.engines.simulated import SimulatedEngine, SimulatedTokenizer
+from nexus_jobs.adapters.engines.simulated import SimulatedEngine
+from nexus_jobs.adapters.engines.words import WordTokenizer
 from nexus_jobs.engine import TokenSequence
 from nexus_jobs.job import FinishReason, Message, SamplingParams
 from nexus_jobs.models import SimulatedTimes
 
-tokenizer = SimulatedTokenizer()
+tokenizer = WordTokenizer()
 
 
 def engine(slots: int = 8, length: int = 100, **times: float) -> SimulatedEngine:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nexus_jobs.adapters.engines.sampling import Floats, Ints
-from nexus_jobs.adapters.engines.simulated import SimulatedTokenizer
 from nexus_jobs.adapters.engines.stepping import SPARE_SLOTS, SteppingEngine
+from nexus_jobs.adapters.engines.words import WordTokenizer
 from nexus_jobs.engine import Progress, TokenSequence
 from nexus_jobs.errors import EngineError
 from nexus_jobs.job import FinishReason, SamplingParams
@@ -60,7 +60,7 @@ def make(backend: HashingBackend | None = None) -> SteppingEngine:
     return SteppingEngine(
         backend or HashingBackend(),
         name="hashing",
-        tokenizer=SimulatedTokenizer(),
+        tokenizer=WordTokenizer(),
         slots=SLOTS,
         max_sequence_length=LONGEST,
         max_batch_tokens=BUDGET,

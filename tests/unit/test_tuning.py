@@ -7,7 +7,8 @@ from itertools import count, islice
 
 import pytest
 
-from nexus_jobs.adapters.engines.simulated import SimulatedEngine, SimulatedTokenizer
+from nexus_jobs.adapters.engines.simulated import SimulatedEngine
+from nexus_jobs.adapters.engines.words import WordTokenizer
 from nexus_jobs.models import SimulatedTimes
 from nexus_jobs.tuning import Measurement, Variant, best, endless_load, throughput
 
@@ -39,14 +40,14 @@ def test_a_variant_is_named_as_in_the_models_file() -> None:
 
 
 def test_a_full_batch_looks_from_the_start_like_one_that_has_run_for_a_while() -> None:
-    lengths = [s.params.max_tokens for s in islice(endless_load(SimulatedTokenizer(), 64), 500)]
+    lengths = [s.params.max_tokens for s in islice(endless_load(WordTokenizer(), 64), 500)]
     assert min(lengths[64:]) == 8
     assert max(lengths[64:]) == 128
     assert sum(lengths[:64]) / 64 == pytest.approx(sum(lengths[64:]) / 436 / 2, rel=0.1)
 
 
 def test_no_two_rows_share_a_name() -> None:
-    loads = [islice(endless_load(SimulatedTokenizer(), slots), 300) for slots in (4, 40)]
+    loads = [islice(endless_load(WordTokenizer(), slots), 300) for slots in (4, 40)]
     assert len({sequence.id for load in loads for sequence in load}) == 600
 
 

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from nexus_jobs.adapters.engines.simulated import SimulatedTokenizer
+from nexus_jobs.adapters.engines.words import WordTokenizer
 from nexus_jobs.errors import EngineError, ModelUnavailable, StoreUnavailable
 from nexus_jobs.fleet import ModelState
 from nexus_jobs.job import FinishReason
@@ -107,7 +107,7 @@ def away(*_, **__):
     raise StoreUnavailable("away")
 
 
-class Undecodable(SimulatedTokenizer):
+class Undecodable(WordTokenizer):
     def decode(self, token_ids):
         text = super().decode(token_ids)
         if "poison" in text:
@@ -144,7 +144,7 @@ class NeverRuns:
     pid, slots, max_sequence_length = None, 4, 256
 
     def __init__(self, closed):
-        self.tokenizer, self.closed = SimulatedTokenizer(), closed
+        self.tokenizer, self.closed = WordTokenizer(), closed
 
     def admit(self, sequences):
         raise EngineError("illegal instruction")

@@ -4,9 +4,18 @@ import threading
 from collections import Counter
 from dataclasses import replace
 
+import pytest
+
 from nexus_jobs import batching
 from nexus_jobs.adapters.engines.simulated import SimulatedEngine
-from nexus_jobs.errors import ModelUnavailable, OutOfMemory, StoreUnavailable
+from nexus_jobs.engine import Progress
+from nexus_jobs.errors import (
+    InvalidRequest,
+    ModelUnavailable,
+    OutOfMemory,
+    StoreUnavailable,
+    UpstreamError,
+)
 from nexus_jobs.job import Outcome
 from nexus_jobs.models import SimulatedTimes
 from nexus_jobs.ports import Channel
@@ -244,19 +253,66 @@ class Mortal(SimulatedEngine):
         self._dies_after = 4 if len(made) == 1 else 1000
 
     def admit(self, sequences):
+        self._live()
+        super().admit(sequences)
+
+    def _live(self):
         self._dies_after -= 1
         if self._dies_after < 0:
             raise ModelUnavailable("its process has died")
-        super().admit(sequences)
 
 
-def test_an_engine_that_has_died_is_built_anew_and_costs_no_attempt(start):
+class DiesInAStep(Mortal):
+    """It dies while rows run, as a server that cannot be reached any more."""
+
+    def admit(self, sequences):
+        SimulatedEngine.admit(self, sequences)
+
+    def step(self):
+        if "warm-up/0" not in self._rows:
+            self._live()
+        return super().step()
+
+
+@pytest.mark.parametrize("kind", [Mortal, DiesInAStep])
+def test_an_engine_that_has_died_is_built_anew_and_costs_no_attempt(start, kind):
     made = []
-    worker = start(lambda model: Mortal(model, made))
+    worker = start(lambda model: kind(model, made))
     worker.ended(worker.add("before"))
-    jobs = worker.ended(worker.add(*["after"] * 6))
+    jobs = worker.ended(worker.add(*["after"] * 6, max_tokens=5, ignore_eos=True))
     assert {(job.state, job.attempt) for job in jobs} == {(State.SUCCEEDED, 1)}
     assert len(made) == 2
+
+
+class FailsRows(SimulatedEngine):
+    """Fails rows by themselves, as a server may that answers each on its own."""
+
+    def __init__(self, model, error):
+        super().__init__(SimulatedTimes(), model.max_batch_size, 256)
+        self._error = error
+
+    def step(self):
+        return [self._judged(progress) for progress in super().step()]
+
+    def _judged(self, progress):
+        if self.tokenizer.decode(progress.token_ids).strip() != "bad":
+            return progress
+        self.evict(progress.sequence_id)
+        return Progress(progress.sequence_id, (), error=self._error)
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "attempt", "code"),
+    [
+        (UpstreamError("500: boom"), State.DEAD, 3, "upstream_error"),
+        (InvalidRequest.of("refused_upstream", "400: no"), State.FAILED, 1, "refused_upstream"),
+    ],
+)
+def test_a_row_that_fails_by_itself_leaves_its_batch_alone(start, error, state, attempt, code):
+    worker = start(lambda model: FailsRows(model, error), EIGHT)
+    bad, *others = worker.ended(worker.add("quite bad", *["all well"] * 7))
+    assert (bad.state, bad.attempt, bad.error.code) == (state, attempt, code)
+    assert {(job.state, job.attempt) for job in others} == {(State.SUCCEEDED, 1)}
 
 
 def test_a_claim_that_the_database_forgot_and_gave_again_costs_no_slot(start, monkeypatch):

@@ -11,7 +11,9 @@ from typing import Final
 import structlog
 
 from nexus_jobs.adapters.engines.process import ProcessEngine
-from nexus_jobs.adapters.engines.simulated import SimulatedEngine, SimulatedTokenizer
+from nexus_jobs.adapters.engines.simulated import SimulatedEngine
+from nexus_jobs.adapters.engines.upstream import UpstreamEngine
+from nexus_jobs.adapters.engines.words import WordTokenizer
 from nexus_jobs.adapters.model_files import ONNX_PRECISION, build, resolve
 from nexus_jobs.adapters.model_folder import GGUF, HUGGINGFACE, ONNX, ModelFolder
 from nexus_jobs.adapters.packages import check_installed, require
@@ -36,7 +38,7 @@ def build_engine(config: ModelConfig, *, models_dir: Path, threads: int) -> Engi
     if config.type == "simulated":
         return SimulatedEngine(config.simulated, config.max_batch_size, config.max_sequence_length)
     if config.type == "upstream":
-        raise ConfigError(f"model {config.name}: type upstream is not available in this version")
+        return _upstream(config)
     folder = resolve(config, models_dir)
     parts = _Parts(config, folder, FileTokenizer(folder.tokenizer), threads)
     _check_length(parts)
@@ -46,13 +48,22 @@ def build_engine(config: ModelConfig, *, models_dir: Path, threads: int) -> Engi
 def load_tokenizer(config: ModelConfig, models_dir: Path) -> Tokenizer | None:
     """The model's tokenizer, without its weights; None if the model is not here."""
     if config.type == "simulated":
-        return SimulatedTokenizer()
+        return WordTokenizer()
     if config.type == "upstream":
         return None
     try:
         return FileTokenizer(resolve(config, models_dir).tokenizer)
     except ModelUnavailable:
         return None
+
+
+def _upstream(config: ModelConfig) -> Engine:
+    if config.reproducible:
+        raise ConfigError(
+            f"model {config.name}: nobody knows whether answers of {config.path} depend on what "
+            "else it runs, so that type upstream cannot be reproducible"
+        )
+    return UpstreamEngine(config)
 
 
 @dataclass(frozen=True, slots=True)

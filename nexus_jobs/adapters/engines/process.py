@@ -84,7 +84,7 @@ class ProcessEngine:
             raise
         # a row may have been evicted after the step was asked for
         progress = [row for row in progress if row.sequence_id in self._rows]
-        self._rows.difference_update(row.sequence_id for row in progress if row.finish_reason)
+        self._rows.difference_update(row.sequence_id for row in progress if row.is_last)
         return progress
 
     def evict(self, sequence_id: str) -> None:

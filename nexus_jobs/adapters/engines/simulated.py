@@ -1,49 +1,18 @@
-"""An engine without weights: it takes the time it is told to, and answers with the prompt's words.
-
-A token is a word with the blanks before it, and its id is the UTF-8 of that word read as a number,
-so that ids need no table.
-"""
+"""An engine without weights: takes the time it is told to and answers with the prompt's words."""
 
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, cycle, islice
-from typing import Final
 
+from nexus_jobs.adapters.engines.words import WordTokenizer, token_id, word
 from nexus_jobs.engine import Progress, Tokenizer, TokenSequence
 from nexus_jobs.errors import EngineError, OutOfMemory
-from nexus_jobs.job import FinishReason, Message
+from nexus_jobs.job import FinishReason
 from nexus_jobs.models import SimulatedTimes
-
-_WORD: Final = re.compile(r"\s*\S+|\s+")
-_UTF8: Final = ("utf-8", "surrogatepass")
-
-
-class SimulatedTokenizer:
-    """Every text round-trips exactly. Holds no state."""
-
-    def render(self, messages: Sequence[Message]) -> str | None:
-        """The last turn alone, so that the answer is made of its words."""
-        return messages[-1].content
-
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:  # noqa: ARG002
-        return [_token_id(word) for word in _WORD.findall(text)]
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return "".join(map(_word, token_ids))
-
-
-def _token_id(word: str) -> int:
-    """The byte 1 in front keeps zero bytes at the beginning of a word."""
-    return int.from_bytes(b"\1" + word.encode(*_UTF8), "big")
-
-
-def _word(token_id: int) -> str:
-    return token_id.to_bytes((token_id.bit_length() + 7) // 8, "big")[1:].decode(*_UTF8)
 
 
 @dataclass(slots=True)
@@ -73,7 +42,7 @@ class SimulatedEngine:
     ) -> None:
         self.slots = slots
         self.max_sequence_length = max_sequence_length
-        self.tokenizer: Tokenizer = SimulatedTokenizer()
+        self.tokenizer: Tokenizer = WordTokenizer()
         self._times = times
         self._faulty = bool(times.poison or times.deadly)
         self._sleep = sleep
@@ -119,7 +88,7 @@ class SimulatedEngine:
         params, prompt = sequence.params, sequence.prompt
         limit = min(params.max_tokens, self.max_sequence_length - len(prompt))
         natural = max(len(prompt), params.min_tokens)
-        words = frozenset(_word(token).strip() for token in prompt) if self._faulty else frozenset()
+        words = frozenset(word(token).strip() for token in prompt) if self._faulty else frozenset()
         if natural < limit and not params.ignore_eos:
             return _Row(_repeated(prompt), natural, FinishReason.STOP, words)
         return _Row(_repeated(prompt), limit, FinishReason.LENGTH, words)
@@ -136,6 +105,6 @@ def _repeated(prompt: Sequence[int]) -> Iterator[int]:
     """The prompt's words over and over, with a blank where it begins anew."""
     if not prompt:
         return iter(())
-    first = _word(prompt[0])
+    first = word(prompt[0])
     again = first if first[0].isspace() else f" {first}"
-    return chain(prompt, cycle([_token_id(again), *prompt[1:]]))
+    return chain(prompt, cycle([token_id(again), *prompt[1:]]))

@@ -29,8 +29,8 @@ MODELS = [
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """With an empty model root of its own."""
-    return load_settings(model_root=tmp_path / "models")
+    """With an empty model root of its own, and a server that may be an upstream."""
+    return load_settings(model_root=tmp_path / "models", server={"upstreams": ["http://gpu1:8000"]})
 
 
 @pytest.fixture

@@ -32,7 +32,11 @@ def platform(
         return
     valkey: ValkeyServer = request.getfixturevalue("valkey")
     url = f"redis://127.0.0.1:{valkey.port}/0"
-    root = {"data_dir": tmp_path, "model_root": settings.model_root}
+    root = {
+        "data_dir": tmp_path,
+        "model_root": settings.model_root,
+        "server": {"upstreams": settings.server.upstreams},
+    }
     real = bootstrap.connect(load_settings(**root, queue={"redis_url": url}))
     schema.upgrade(real.settings.database_url)
     real.store.sync_models(MODELS)
@@ -79,6 +83,19 @@ def test_a_change_makes_a_version_and_the_same_again_does_not(client: FlaskClien
         ({"name": "own", "revision": "main"}, "revision", "invalid_value"),
         ({"name": "own", "path": "../secret"}, "path", "invalid_config"),
         ({"name": "own", "path": "/etc"}, "path", "invalid_config"),
+        ({"name": "own", "type": "upstream"}, "path", "invalid_value"),
+        ({"name": "own", "type": "upstream", "path": "ftp://gpu1/v1"}, "path", "invalid_value"),
+        ({"name": "own", "type": "upstream", "path": "http://a:b@gpu1"}, "path", "invalid_value"),
+        (
+            {"name": "own", "type": "upstream", "path": "http://gpu1.evil:8000/v1"},
+            "path",
+            "upstream_not_allowed",
+        ),
+        (
+            {"name": "own", "type": "upstream", "path": "http://gpu1:8001/v1"},
+            "path",
+            "upstream_not_allowed",
+        ),
     ],
 )
 def test_what_cannot_be_a_model_is_refused_field_by_field(
@@ -89,6 +106,13 @@ def test_what_cannot_be_a_model_is_refused_field_by_field(
     if field != "name":
         assert answer.json["code"] == code
     assert client.get("/api/v1/models/own").status_code == 404
+
+
+@pytest.mark.parametrize("url", ["http://gpu1:8000/v1", "http://GPU1:8000/other"])
+def test_a_model_may_be_run_by_a_server_that_the_settings_name(client: FlaskClient, url: str):
+    body = {"name": "own", "type": "upstream", "path": url, "upstream": {"key_env": "GPU1_KEY"}}
+    assert client.post("/api/v1/models", json=body).status_code == 201
+    assert client.get("/api/v1/models/own").json["config"]["path"] == url
 
 
 def test_files_that_are_not_here_are_left_to_the_workers(client: FlaskClient):

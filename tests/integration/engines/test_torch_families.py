@@ -20,9 +20,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from nexus_jobs.adapters.engines.simulated import SimulatedTokenizer
 from nexus_jobs.adapters.engines.torch import ModelEngine, TorchEngine
 from nexus_jobs.adapters.engines.torch_graphs import Recorder, Run
+from nexus_jobs.adapters.engines.words import WordTokenizer
 from nexus_jobs.engine import TokenSequence
 from nexus_jobs.errors import ModelUnavailable
 from nexus_jobs.job import SamplingParams
@@ -58,7 +58,7 @@ def save(config: PreTrainedConfig, folder: Path) -> Path:
 def load(folder: Path, precision: str = "fp32") -> TorchEngine:
     return TorchEngine(
         folder,
-        tokenizer=SimulatedTokenizer(),
+        tokenizer=WordTokenizer(),
         slots=5,
         max_sequence_length=512,
         threads=1,
@@ -109,7 +109,7 @@ def test_a_company_larger_than_a_block_changes_nothing_in_bf16(tmp_path: Path) -
     folder = save(kind(**arguments | {"hidden_size": 576, "intermediate_size": 1536}), tmp_path)
     engine = TorchEngine(
         folder,
-        tokenizer=SimulatedTokenizer(),
+        tokenizer=WordTokenizer(),
         slots=40,
         max_sequence_length=128,
         threads=1,
@@ -127,7 +127,7 @@ def stepping(model: Any, record: Recorder | None) -> ModelEngine:
     return ModelEngine(
         model,
         name="torch",
-        tokenizer=SimulatedTokenizer(),
+        tokenizer=WordTokenizer(),
         slots=5,
         max_sequence_length=512,
         max_batch_tokens=256,
