@@ -13,9 +13,9 @@ from transformers import GenerationConfig
 from transformers.generation import ContinuousBatchingConfig
 
 from loadtests.engine_bench import Throughput, run_all
-from nexus_jobs.adapters.engines.words import WordTokenizer
 from nexus_jobs.adapters.engines.torch import ModelEngine
 from nexus_jobs.adapters.engines.torch_graphs import recorder
+from nexus_jobs.adapters.engines.words import WordTokenizer
 from nexus_jobs.engine import TokenSequence
 from nexus_jobs.job import SamplingParams
 
