@@ -106,7 +106,9 @@ class WorkerSettings(Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda:\d+)$")
     """Where models run that name no device of their own: auto, cpu, or cuda:N."""
     memory_mb: int = Field(0, ge=0)
-    """What the models of a worker may hold together; 0 is 80 % of what it may use."""
+    """What the models of a worker may hold together; 0 is its share of 80 % of what it may use."""
+    per_machine: int = Field(1, ge=1)
+    """Workers that share the memory of this machine; `nexus up` counts its own."""
     max_models: int | None = Field(None, ge=1)
     """The most models that the scheduler may give a worker; None is as many as fit."""
 

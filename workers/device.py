@@ -70,7 +70,7 @@ class Device:
         self._to_report, self._to_place = threading.Event(), threading.Event()
         self._beaten_at = float("-inf")
         self._wanted: Sequence[RegisteredModel] = ()
-        self._memory_mb = memory.budget(self._settings.worker.memory_mb)
+        self._memory_mb = memory.budget(self._settings.worker)
         self._placement = Placement(
             self._start_runner,
             grace_seconds=self._settings.worker.grace_seconds,

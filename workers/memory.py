@@ -8,15 +8,18 @@ from typing import Final
 
 import psutil
 
+from nexus_jobs.config import WorkerSettings
+
 MIB: Final = 2**20
 SHARE: Final = 0.8
-"""What models may hold of the memory that this process may use."""
+"""What the models of all workers here may hold of the memory that this process may use."""
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
-def budget(setting: int) -> float:
-    """What the models of a worker may hold together; a `setting` of 0 leaves it to the machine."""
-    return float(setting or SHARE * min([psutil.virtual_memory().total, *_limits()]) / MIB)
+def budget(settings: WorkerSettings) -> float:
+    """What the models of a worker may hold together."""
+    here = min([psutil.virtual_memory().total, *_limits()]) / MIB
+    return float(settings.memory_mb or SHARE * here / settings.per_machine)
 
 
 def resident(pid: int | None = None) -> float | None:

@@ -49,6 +49,7 @@ def up(
     paths = {"data_dir": data_dir, "models_file": models}
     settings = load_settings(
         server={key: value for key, value in given.items() if value is not None},
+        worker={"per_machine": max_workers or workers},
         **{key: value for key, value in paths.items() if value is not None},
     )
     listed = load_models(settings.models_file)
@@ -132,6 +133,7 @@ def _role(settings: Settings, name: str, *arguments: str, drain: int, grace: flo
         "NEXUS_SERVER__HOST": settings.server.host,
         "NEXUS_SERVER__PORT": str(settings.server.port),
         "NEXUS_SERVER__ONE_CORE": str(settings.server.one_core is not False),
+        "NEXUS_WORKER__PER_MACHINE": str(settings.worker.per_machine),
         "PYTHONUNBUFFERED": "1",
         SHARED_FOLDER: str(_metrics_folder(settings)),
     }

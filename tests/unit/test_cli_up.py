@@ -28,6 +28,11 @@ def test_workers_have_the_grace_of_the_settings_and_a_little_more() -> None:
     assert all(40 < worker.grace <= 50 for worker in workers)
 
 
+def test_workers_know_with_how_many_they_share_the_memory() -> None:
+    three = SETTINGS.model_copy(update={"worker": WorkerSettings(per_machine=3)})
+    assert {child.env["NEXUS_WORKER__PER_MACHINE"] for child in roles(three, 1)} == {"3"}
+
+
 def test_children_run_this_python_and_see_the_same_settings() -> None:
     for child in roles(SETTINGS, 1):
         assert child.command[:3] == [sys.executable, "-m", "nexus_jobs.cli"]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from nexus_jobs.config import WorkerSettings
 from workers import memory
 
 GIB = 2**30
@@ -47,9 +48,10 @@ def test_the_older_form_of_groups_is_known_too(limits):
 
 
 def test_models_may_hold_what_the_settings_say_or_a_share_of_what_the_process_may(monkeypatch):
-    assert memory.budget(123) == 123
+    assert memory.budget(WorkerSettings(memory_mb=123, per_machine=4)) == 123
     monkeypatch.setattr(memory, "_limits", lambda: [GIB])
-    assert memory.budget(0) == pytest.approx(0.8 * 1024)
+    assert memory.budget(WorkerSettings()) == pytest.approx(0.8 * 1024)
+    assert memory.budget(WorkerSettings(per_machine=4)) == pytest.approx(0.2 * 1024)
 
 
 def test_a_process_that_is_gone_holds_nothing():
