@@ -70,13 +70,14 @@ class Stack:
         self._log = folder / "up.log"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, workers: int = 1) -> None:
+    def start(self, *, workers: int = 1, max_workers: int | None = None) -> None:
         """Return when every model is ready.
 
         Raises:
             TimeoutError, RuntimeError: it does not come up; the message of the latter is its log.
         """
-        self._process = self.launch("up", "--workers", str(workers))
+        most = str(max_workers or workers)
+        self._process = self.launch("up", "--workers", str(workers), "--max-workers", most)
         until(self._ready, timeout=90)
 
     def launch(
