@@ -48,6 +48,7 @@ class _Decision:
         self.moves: list[Move] = []
         self._policy = policy
         self._spare: dict[str, list[Table]] = {}
+        self._fastest = max((table.speed for table in self.seating.tables), default=0.0)
         self._loadable = [g for g in self.seating.guests.values() if g.most > 0]
         self._loadable.sort(key=lambda guest: (guest.memory, guest.name))
 
@@ -147,7 +148,7 @@ class _Decision:
         """One seat more for the model; False if nobody can spare one."""
         must = len(guest.tables) < max(1, guest.floor)
         limit = inf if must else guest.pressure / (1 + self._policy.hysteresis)
-        for donor in self._donors(limit):
+        for donor in self._donors(limit + guest.relief(self._fastest)):
             for table in self._spare_seats(donor):
                 if not self._may_swap(guest, donor, table, limit):
                     continue
@@ -176,7 +177,7 @@ class _Decision:
             and self.seating.may_sit(guest, table)
             and donor.name in table.held
             and self.seating.may_leave(donor, table)
-            and self.seating.pressure_without(donor, table) <= limit
+            and self.seating.pressure_without(donor, table, guest) <= limit
         )
 
     def _evict(self, leaving: list[Guest], guest: Guest, table: Table) -> None:

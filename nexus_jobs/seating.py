@@ -62,8 +62,9 @@ class Guest:
         wanted = 1 if demand.wanted is Wanted.LOADED else 0
         self.floor = max(wanted, demand.min_replicas, len(demand.pinned))
         soon = demand.arrival * max(demand.load_seconds, SOON_SECONDS) >= 1
-        self.busy = demand.queued > 0 or demand.running > 0 or soon
-        """It has jobs, or expects some before it could be back, or soon at any rate."""
+        lately = demand.idle_seconds < policy.dwell_seconds
+        self.busy = demand.queued > 0 or demand.running > 0 or soon or lately
+        """It has jobs or had some lately, or expects some before it could be back, or soon."""
         limit = policy.idle_seconds
         self.idle = not self.busy and limit is not None and demand.idle_seconds >= limit
         self.most = self._most()
@@ -85,6 +86,10 @@ class Guest:
     @property
     def pressure(self) -> float:
         return self.load / self.speed if self.tables else inf
+
+    def relief(self, speed: float) -> float:
+        """By how much each of its workers gets less busy if it gets one more of that speed."""
+        return self.need / self.speed - self.need / (self.speed + speed) if self.tables else 0.0
 
     @property
     def least_without(self) -> float:
@@ -174,15 +179,18 @@ class Seating:
         seat = table.worker.seats.get(guest.name)
         return seat is not None and seat.state is READY
 
-    def pressure_without(self, guest: Guest, table: Table) -> float:
-        """The model's pressure once the rest of its seats have taken over its part there."""
+    def pressure_without(self, guest: Guest, table: Table, heir: Guest) -> float:
+        """The model's pressure once the rest of its seats have taken over its part there, and
+        the heir of its seat has less to do where both of them sit."""
         if not guest.busy:
             return 0.0
         speed = table.speed
         if guest.speed <= speed:
             return inf
-        part = guest.need / guest.speed
-        return (guest.load - speed * (table.load - part)) / (guest.speed - speed)
+        part, relief = guest.need / guest.speed, heir.relief(speed)
+        shared = sum([other.speed for other in guest.tables if heir.name in other.held])
+        load = guest.load - speed * (table.load - part) - shared * relief
+        return max(0.0, load) / (guest.speed - speed)
 
     def sit(self, guest: Guest, table: Table) -> None:
         speed = table.speed
@@ -219,14 +227,14 @@ class Seating:
         """
         room, places = table.room + first.memory, table.places + 1
         leaving = [first]
-        for other in self._by_usefulness(table):
+        for other in self._by_usefulness(table, guest):
             if room >= guest.memory and places >= 1:
                 break
-            if other is not first and self.pressure_without(other, table) <= limit:
+            if other is not first and self.pressure_without(other, table, guest) <= limit:
                 leaving.append(other)
                 room, places = room + other.memory, places + 1
         return leaving if room >= guest.memory and places >= 1 else None
 
-    def _by_usefulness(self, table: Table) -> Iterator[Guest]:
+    def _by_usefulness(self, table: Table, heir: Guest) -> Iterator[Guest]:
         leaving: Iterable[Guest] = (g for g in table.held.values() if self.may_leave(g, table))
-        return iter(sorted(leaving, key=lambda g: (self.pressure_without(g, table), g.name)))
+        return iter(sorted(leaving, key=lambda g: (self.pressure_without(g, table, heir), g.name)))

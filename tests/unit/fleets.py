@@ -19,7 +19,7 @@ def model(name: str, needs: float = 0.0, **fields: object) -> Demand:
         "tokens_per_second": 100.0,
         "arrival": needs,
         "running": 1 if needs else 0,
-        "idle_seconds": 0.0 if needs else 50.0,
+        "idle_seconds": 0.0 if needs else 100.0,
         "memory_mb": 10.0,
         "load_seconds": 30.0,
     }

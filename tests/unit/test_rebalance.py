@@ -226,3 +226,22 @@ def test_nobody_who_is_worse_off_leaves_beside_the_one_who_makes_room():
     assert moves(demands, [*workers, worker("w3", "hot")]) == []
     cold = replace(demands[1], arrival=0.01)
     assert len(moves([demands[0], cold, demands[2]], [*workers, worker("w3", "hot")])) == 3
+
+
+def test_the_last_place_of_a_model_that_had_a_job_lately_is_left_to_it():
+    """Else a model with a job now and then is loaded and unloaded in turn."""
+    workers = [worker("w1", "rare", max_models=1), worker("w2", "hot", max_models=1)]
+    hot = model("hot", 2.0, queued=100)
+    for idle_seconds, planned in ((50.0, 0), (70.0, 2)):
+        rare = model("rare", idle_seconds=idle_seconds)
+        assert len(moves([rare, hot], workers, Policy(dwell_seconds=60))) == planned
+
+
+def test_a_model_gives_a_place_though_what_it_keeps_is_beside_the_one_that_is_short():
+    """There it has more room once the other is on two workers."""
+    workers = [
+        worker("w1", "calm", "rare", memory_mb=20),
+        worker("w2", "calm", "hot", memory_mb=20),
+    ]
+    demands = [model("calm", 0.1), model("rare", 0.1), model("hot", 2.0)]
+    assert moves(demands, workers) == [("unload", "calm", "w1"), ("load", "hot", "w1")]
