@@ -148,7 +148,7 @@ class _Decision:
         """One seat more for the model; False if nobody can spare one."""
         must = len(guest.tables) < max(1, guest.floor)
         limit = inf if must else guest.pressure / (1 + self._policy.hysteresis)
-        for donor in self._donors(limit + guest.relief(self._fastest)):
+        for donor in self._donors(guest, limit):
             for table in self._spare_seats(donor):
                 if not self._may_swap(guest, donor, table, limit):
                     continue
@@ -160,8 +160,15 @@ class _Decision:
                     return True
         return False
 
-    def _donors(self, limit: float) -> list[Guest]:
-        donors = [g for g in self.seating.guests.values() if g.least_without <= limit]
+    def _donors(self, guest: Guest, limit: float) -> list[Guest]:
+        """Who might spare a seat for it, the best off first."""
+        relieved = limit + guest.relief(self._fastest)
+        beside = {name for table in guest.tables for name in table.held}
+        donors = [
+            donor
+            for donor in self.seating.guests.values()
+            if donor.least_without <= (relieved if donor.name in beside else limit)
+        ]
         return sorted(donors, key=lambda g: (g.busy, g.pressure, g.name))
 
     def _spare_seats(self, donor: Guest) -> list[Table]:
@@ -177,7 +184,7 @@ class _Decision:
             and self.seating.may_sit(guest, table)
             and donor.name in table.held
             and self.seating.may_leave(donor, table)
-            and self.seating.pressure_without(donor, table, guest) <= limit
+            and self.seating.can_spare(donor, table, guest, limit)
         )
 
     def _evict(self, leaving: list[Guest], guest: Guest, table: Table) -> None:

@@ -179,18 +179,27 @@ class Seating:
         seat = table.worker.seats.get(guest.name)
         return seat is not None and seat.state is READY
 
-    def pressure_without(self, guest: Guest, table: Table, heir: Guest) -> float:
-        """The model's pressure once the rest of its seats have taken over its part there, and
-        the heir of its seat has less to do where both of them sit."""
+    def pressure_without(self, guest: Guest, table: Table) -> float:
+        """The model's pressure once the rest of its seats have taken over its part there."""
         if not guest.busy:
             return 0.0
         speed = table.speed
         if guest.speed <= speed:
             return inf
-        part, relief = guest.need / guest.speed, heir.relief(speed)
+        part = guest.need / guest.speed
+        return (guest.load - speed * (table.load - part)) / (guest.speed - speed)
+
+    def can_spare(self, guest: Guest, table: Table, heir: Guest, limit: float) -> bool:
+        """Whether the model's pressure stays within the limit if the heir takes its seat there,
+        and so has less to do where both of them sit."""
+        without, kept = self.pressure_without(guest, table), guest.speed - table.speed
+        if without <= limit or kept <= 0:
+            return without <= limit
+        relief = heir.relief(table.speed) / kept
+        if without - relief * min(heir.speed, kept) > limit:  # which spares the sum, mostly
+            return False
         shared = sum([other.speed for other in guest.tables if heir.name in other.held])
-        load = guest.load - speed * (table.load - part) - shared * relief
-        return max(0.0, load) / (guest.speed - speed)
+        return without - relief * shared <= limit
 
     def sit(self, guest: Guest, table: Table) -> None:
         speed = table.speed
@@ -227,14 +236,14 @@ class Seating:
         """
         room, places = table.room + first.memory, table.places + 1
         leaving = [first]
-        for other in self._by_usefulness(table, guest):
+        for other in self._by_usefulness(table):
             if room >= guest.memory and places >= 1:
                 break
-            if other is not first and self.pressure_without(other, table, guest) <= limit:
+            if other is not first and self.can_spare(other, table, guest, limit):
                 leaving.append(other)
                 room, places = room + other.memory, places + 1
         return leaving if room >= guest.memory and places >= 1 else None
 
-    def _by_usefulness(self, table: Table, heir: Guest) -> Iterator[Guest]:
+    def _by_usefulness(self, table: Table) -> Iterator[Guest]:
         leaving: Iterable[Guest] = (g for g in table.held.values() if self.may_leave(g, table))
-        return iter(sorted(leaving, key=lambda g: (self.pressure_without(g, table, heir), g.name)))
+        return iter(sorted(leaving, key=lambda g: (self.pressure_without(g, table), g.name)))
