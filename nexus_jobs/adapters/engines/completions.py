@@ -40,7 +40,7 @@ _UNUSABLE: Final = {401, 403, 404, 405}
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A piece of an answer. That it has ended, and what was used, is told with any of the last."""
+    """A piece of an answer; how it ended, and what was used, is told behind its text."""
 
     text: str = ""
     finish_reason: FinishReason | None = None
