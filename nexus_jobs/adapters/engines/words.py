@@ -35,6 +35,6 @@ def token_id(text: str) -> int:
     return int.from_bytes(b"\1" + text.encode(*_UTF8), "big")
 
 
-def word(token_id: int) -> str:
+def word(number: int) -> str:
     """The text that an id stands for."""
-    return token_id.to_bytes((token_id.bit_length() + 7) // 8, "big")[1:].decode(*_UTF8)
+    return number.to_bytes((number.bit_length() + 7) // 8, "big")[1:].decode(*_UTF8)
