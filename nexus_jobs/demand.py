@@ -40,6 +40,18 @@ class _History:
     arrivals: Forecast = field(default_factory=Forecast)
     rate: float = 0.0
     busy_at: float = -inf
+    unserved_since: float | None = None
+    """Since when jobs have waited without any worker that had the model ready."""
+
+    def oldest_wait(self, served: Sequence[ServedModel], now: float) -> float:
+        """Seconds that jobs have waited, at `now`, when some do."""
+        waits = [one.activity.queue_seconds for one in served if one.state is ModelState.READY]
+        if waits:
+            self.unserved_since = None
+            return max(waits)
+        if self.unserved_since is None:
+            self.unserved_since = now
+        return now - self.unserved_since
 
 
 class Demands:
@@ -67,7 +79,8 @@ class Demands:
             history.busy_at = seen.now
         seen_rate = max((one.activity.tokens_per_second for one in served), default=0.0)
         history.rate = max(history.rate * FADING**elapsed, seen_rate)
-        waits = [one.activity.queue_seconds for one in served if one.state is ModelState.READY]
+        if not queued:
+            history.unserved_since = None
         return Demand(
             model=name,
             queued=queued,
@@ -75,7 +88,7 @@ class Demands:
             arrival=history.arrivals.ahead(known.load_seconds),
             tokens_per_job=tokens_per_job(served),
             tokens_per_second=history.rate or TOKENS_PER_SECOND,
-            oldest_wait=max(waits, default=None) if queued else None,
+            oldest_wait=history.oldest_wait(served, seen.now) if queued else None,
             idle_seconds=seen.now - history.busy_at,
             memory_mb=known.measured.memory_mb if known.measured else 0.0,
             load_seconds=known.load_seconds,

@@ -4,7 +4,9 @@ What a model needs is what arrives, with some spare, and what works off its back
 that is free is always used, so that where everything fits, everything is loaded everywhere and
 nothing ever moves. A model that is short gets a seat of the model that is best off, if that one
 stays better off by far, and if the queue would last longer than the load takes. That is max-min
-fairness with a price on moves (application placement, see Tang et al., WWW 2007).
+fairness with a price on moves (application placement, see Tang et al., WWW 2007). The last place of
+a model with jobs is left to it, until a model that has none at all waited too long: then they take
+turns.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ def rebalance(fleet: Fleet, policy: Policy) -> Plan:
     decision.pin()
     decision.fill()
     decision.share()
+    decision.take_turns()
     guests = decision.seating.guests.values()
     recommendations = [_recommend(guest, policy) for guest in guests]
     return Plan(
@@ -160,6 +163,20 @@ class _Decision:
                     return True
         return False
 
+    def take_turns(self) -> None:
+        """Who waits too long and found no place gets one, even the last of a model with jobs."""
+        waiting = [g for g in self._loadable if not g.tables and self._is_short(g)]
+        for guest in sorted(waiting, key=_place):
+            if (guest.demand.oldest_wait or 0.0) < self._policy.slo_seconds:
+                continue
+            tables = (table for table in self.seating.tables if self.seating.may_sit(guest, table))
+            turns = [(t, over) for t in tables if (over := self.seating.turns_over(guest, t))]
+            if turns:
+                table, leaving = min(turns, key=_last_come)
+                reason = _shortage(guest)
+                self._evict(leaving, guest, table)
+                self._load(guest, table, reason)
+
     def _donors(self, guest: Guest, limit: float) -> list[Guest]:
         """Who might spare a seat for it, the best off first."""
         relieved = limit + guest.relief(self._fastest)
@@ -205,6 +222,11 @@ class _Decision:
         self.moves.append(Move(Action.UNLOAD, guest.name, table.id, reason))
 
 
+def _last_come(turn: tuple[Table, Sequence[Guest]]) -> float:
+    table, leaving = turn
+    return max(table.worker.seats[guest.name].since for guest in leaving)
+
+
 def _excess(guest: Guest) -> str:
     if guest.demand.wanted is Wanted.UNLOADED:
         return f"{guest.name} is to be unloaded"
@@ -225,7 +247,7 @@ def _obstacle(guest: Guest) -> str:
         return "it is to stay unloaded"
     if guest.failed:
         return f"it failed to load on {guest.failed} workers and rests"
-    return "no worker can make room for it"
+    return "no worker can make room for it yet"
 
 
 def _may_have_more(guest: Guest) -> bool:

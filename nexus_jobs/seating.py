@@ -10,6 +10,7 @@ it is over 1 where those cannot give what is asked.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from math import inf
 from typing import Final
 
@@ -17,6 +18,8 @@ from nexus_jobs.fleet import ModelState, Wanted
 from nexus_jobs.placement import Demand, Fleet, Policy, Seat, WorkerLoad
 
 LOADING, READY, FAILED = ModelState.LOADING, ModelState.READY, ModelState.FAILED
+TURN_LOADS: Final = 4
+"""Models that take turns run for so many times what a load takes: four fifths of the time."""
 SOON_SECONDS: Final = 10.0
 """A model that gets a job so often has traffic, even if it is quick to load."""
 LEAST_NEED: Final = 1e-3
@@ -161,14 +164,18 @@ class Seating:
 
     def may_leave(self, guest: Guest, table: Table) -> bool:
         """Whether nothing but its usefulness keeps the model there."""
+        stayed = self._has_stayed(guest, table, self.policy.dwell_seconds)
+        return stayed and not self.strands(guest, table)
+
+    def _has_stayed(self, guest: Guest, table: Table, seconds: float) -> bool:
+        """Whether the model has been there for so long, and nobody wants it to stay."""
         seat = table.worker.seats.get(guest.name)
         return (
             seat is not None
-            and seat.since + self.policy.dwell_seconds <= self.now
+            and seat.since + seconds <= self.now
             and not table.worker.fixed
             and table.id not in guest.demand.pinned
             and len(guest.tables) > guest.floor
-            and not self.strands(guest, table)
         )
 
     def strands(self, guest: Guest, table: Table) -> bool:
@@ -234,16 +241,39 @@ class Seating:
 
         Nobody's pressure may rise over `limit`.
         """
-        room, places = table.room + first.memory, table.places + 1
-        leaving = [first]
-        for other in self._by_usefulness(table):
-            if room >= guest.memory and places >= 1:
-                break
-            if other is not first and self.can_spare(other, table, guest, limit):
-                leaving.append(other)
-                room, places = room + other.memory, places + 1
-        return leaving if room >= guest.memory and places >= 1 else None
+        others = (
+            other
+            for other in self._by_usefulness(table)
+            if other is not first and self.can_spare(other, table, guest, limit)
+        )
+        return _first_enough(guest, table, chain([first], others))
+
+    def turns_over(self, guest: Guest, table: Table) -> list[Guest] | None:
+        """Who leaves so that `guest` fits, those who came first; None if that is not possible.
+
+        Each has been there so long that most of the time went to its jobs and not to its load.
+        """
+        over = (other for other in table.held.values() if self._had_turn(other, table))
+        in_order = sorted(over, key=lambda other: table.worker.seats[other.name].since)
+        return _first_enough(guest, table, in_order)
+
+    def _had_turn(self, guest: Guest, table: Table) -> bool:
+        load = guest.demand.load_seconds
+        return self._has_stayed(
+            guest, table, load + max(self.policy.dwell_seconds, TURN_LOADS * load)
+        )
 
     def _by_usefulness(self, table: Table) -> Iterator[Guest]:
         leaving: Iterable[Guest] = (g for g in table.held.values() if self.may_leave(g, table))
         return iter(sorted(leaving, key=lambda g: (self.pressure_without(g, table), g.name)))
+
+
+def _first_enough(guest: Guest, table: Table, leaving: Iterable[Guest]) -> list[Guest] | None:
+    """The first of those whose leaving makes room enough; None if all of them do not."""
+    room, places, found = table.room, table.places, []
+    for other in leaving:
+        found.append(other)
+        room, places = room + other.memory, places + 1
+        if room >= guest.memory and places >= 1:
+            return found
+    return None

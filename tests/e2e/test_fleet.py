@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -16,17 +17,16 @@ TAKEOVER_SECONDS = 10.0
 
 
 class Fleet:
-    """An API, two workers that may hold one model each, and schedulers."""
+    """An API, workers that may hold one model each, and schedulers."""
 
-    def __init__(self, roles: Roles) -> None:
+    def __init__(self, roles: Roles, workers: Sequence[str] = ("w1", "w2"), **env: str) -> None:
         self.roles = roles
-        env = {"NEXUS_WORKER__MAX_MODELS": "1", "NEXUS_SCHEDULER__DWELL_SECONDS": "1"}
-        roles.env |= env
+        roles.env |= {"NEXUS_WORKER__MAX_MODELS": "1", "NEXUS_SCHEDULER__DWELL_SECONDS": "1"} | env
         self.port = roles.add_api("api")
         roles.http.base_url = f"http://127.0.0.1:{self.port}"
-        for name in ("w1", "w2"):
+        for name in workers:
             roles.add(name, "worker", "--name", name)
-        until(lambda: len(self.get("workers")["data"]) == 2)
+        until(lambda: len(self.get("workers")["data"]) == len(workers))
 
     def get(self, path: str) -> Any:
         return self.roles.http.get(f"/api/v1/{path}").json()
@@ -91,6 +91,25 @@ def test_a_queued_job_tells_why_it_waits_and_starts_when_that_is_over(fleet):
     assert waiting()["reason"] == "unloaded"
     fleet.roles.http.post("/api/v1/models/red/load")
     until(lambda: fleet.get(f"jobs/{sent['id']}")["state"] == "succeeded")
+
+
+def test_two_models_that_do_not_fit_together_take_turns_until_all_is_done(make_roles):
+    slo = {"NEXUS_SCHEDULER__SLO_SECONDS": "2"}
+    fleet = Fleet(make_roles(*MODELS[:2]), workers=["w1"], **slo)
+    fleet.roles.add("s1", "scheduler")
+    prompts = [f"{n}" + " and" * 15 for n in range(60)]  # 5 s of work for each model
+    bulks = []
+    for model in ("red", "green"):
+        body = {"model": model, "prompts": prompts, "cache": "no"}
+        answer = fleet.roles.http.post(
+            "/api/v1/generate/batch", json=body, headers={"Prefer": "wait=0"}
+        )
+        bulks.append(f"bulk/{answer.json()['bulk_id']}")
+    for bulk in bulks:
+        until(lambda bulk=bulk: fleet.get(bulk)["state"] == "completed", timeout=60)
+        assert fleet.get(bulk)["counts"]["succeeded"] == len(prompts)
+    loaded = [one["model"] for one in fleet.decisions() if one["action"] == "load"]
+    assert min(loaded.count("red"), loaded.count("green")) >= 2
 
 
 def test_a_model_that_cannot_be_loaded_tells_why_and_disturbs_no_other(make_roles, models_dir):

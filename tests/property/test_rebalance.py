@@ -27,6 +27,7 @@ def demands(draw):
             draw(st.floats(0, 4)),
             queued=draw(st.sampled_from([0, 0, 1, 50, 5000])),
             running=draw(st.integers(0, 2)),
+            oldest_wait=draw(st.sampled_from([None, 5.0, 100.0])),
             idle_seconds=draw(st.sampled_from([0.0, 100.0, 1e4])),
             memory_mb=MEMORY[name],
             wanted=draw(st.sampled_from([Wanted.AUTO, *Wanted])),
@@ -123,15 +124,24 @@ def test_replicas_stay_within_their_bounds(seen, policy):
 
 
 @given(seen=fleets, policy=policies)
-def test_a_model_with_jobs_keeps_a_ready_server(seen, policy):
+def test_a_model_with_jobs_keeps_a_ready_server_but_to_let_one_without_any_take_a_turn(
+    seen, policy
+):
     left = {load.id: held(load, ModelState.READY) for load in seen.workers}
     moves = rebalance(seen, policy).moves
+    placed = {name for load in seen.workers for name in held(load, *LIVE)}
+    overdue = {
+        each.model
+        for each in seen.demands
+        if each.model not in placed and (each.oldest_wait or 0) >= policy.slo_seconds
+    }
+    turns = {m.worker for m in moves if m.action == "load" and m.model in overdue}
     for demand in seen.demands:
         if demand.wanted == "unloaded" or not (demand.queued or demand.running):
             continue
         servers = {load for load, names in left.items() if demand.model in names}
         leaving = {m.worker for m in moves if m.model == demand.model and m.action == "unload"}
-        assert not servers or servers - leaving
+        assert not servers or servers - leaving or leaving & turns
 
 
 @given(seen=fleets, policy=policies)
@@ -177,6 +187,7 @@ def test_the_same_snapshot_gives_the_same_plan(seen, policy):
 def test_under_a_demand_that_stays_the_fleet_comes_to_rest(seen, policy):
     policy = replace(policy, hysteresis=max(policy.hysteresis, Policy().hysteresis))
     loads, now = seen.workers, NOW
+    seen = replace(seen, demands=[replace(each, oldest_wait=None) for each in seen.demands])
     for _ in range(40):
         now += 1000
         plan = rebalance(replace(seen, workers=loads, now=now), policy)
@@ -198,6 +209,34 @@ def test_small_loads_that_alternate_move_nothing(turns, queued):
             for name, need in zip("ab", needs, strict=True)
         ]
         assert rebalance(fleet(seen, loads, NOW + 10 * number), Policy()).moves == []
+
+
+@given(st.integers(2, 5), st.sampled_from([10.0, 60.0]), st.sampled_from([5.0, 60.0]))
+def test_models_that_share_one_worker_all_get_their_turn(count, dwell, load_seconds):
+    policy, loads, now = Policy(dwell_seconds=dwell), [worker("w1")], NOW
+    names = NAMES[:count]
+    waiting_since = dict.fromkeys(names, now)
+    ran = dict.fromkeys(names, 0.0)
+    cycle = count * (load_seconds + max(dwell, 4 * load_seconds) + 20)
+    while now < NOW + 3 * cycle:
+        now += 5
+        on = held(loads[0], ModelState.READY)
+        for name in names:
+            if name in on and loads[0].seats[name].since + load_seconds <= now:
+                waiting_since[name], ran[name] = now, ran[name] + 5
+        demands = [
+            model(
+                name,
+                1.0,
+                queued=50,
+                oldest_wait=now - waiting_since[name],
+                load_seconds=load_seconds,
+            )
+            for name in names
+        ]
+        loads = after(loads, rebalance(fleet(demands, loads, now), policy).moves, now)
+    assert min(ran.values()) > max(ran.values()) / 2
+    assert sum(ran.values()) > 0.7 * (now - NOW)
 
 
 @given(heavy=st.floats(2, 20), turns=st.integers(2, 12))

@@ -79,3 +79,19 @@ def test_a_model_is_pinned_to_the_live_workers_that_it_names():
     idle = [ServedModel(ModelState.READY)] * 3
     (demand,) = Demands().observe(seen(0.0, *idle, model=RegisteredModel(config=config)))
     assert demand.pinned == {"w0@host", "w1@host"}
+
+
+def test_a_model_without_a_worker_has_waited_since_its_first_job():
+    demands, ready = Demands(), ServedModel(ModelState.READY, activity=Activity(queue_seconds=3))
+    assert [
+        demands.observe(one)[0].oldest_wait
+        for one in (
+            seen(0.0),
+            seen(5.0, queued=1),
+            seen(20.0, ServedModel(ModelState.LOADING), queued=2),
+            seen(25.0, ready, queued=2),
+            seen(30.0, queued=1),
+            seen(40.0),
+            seen(60.0, queued=1),
+        )
+    ] == [None, 0.0, 15.0, 3.0, 0.0, None, 0.0]

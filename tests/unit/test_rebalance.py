@@ -77,10 +77,41 @@ def test_the_first_request_of_a_model_brings_it_onto_the_least_useful_place():
 
 
 def test_the_last_server_of_a_model_with_jobs_stays_and_who_waits_learns_why():
-    demands = [model("a", 0.1), model("b", queued=50, oldest_wait=99)]
+    demands = [model("a", 0.1), model("b", queued=50, oldest_wait=9)]
     plan = rebalance(fleet(demands, [worker("w1", "a")]), POLICY)
     assert plan.moves == []
-    assert plan.blocked == {"b": "no worker can make room for it"}
+    assert plan.blocked == {"b": "no worker can make room for it yet"}
+
+
+@pytest.mark.parametrize(
+    ("waits", "load_seconds", "stayed", "swaps"),
+    [(30, 10, 70, True), (29, 10, 70, False), (30, 10, 69, False), (99, 30, 149, False)],
+    ids=["turn", "waits less than the aim", "not there for long", "spent its time with loading"],
+)
+def test_models_that_do_not_fit_together_take_turns(waits, load_seconds, stayed, swaps):
+    demands = [
+        model("a", 0.9, load_seconds=load_seconds),
+        model("b", queued=50, oldest_wait=waits, load_seconds=load_seconds),
+    ]
+    policy = Policy(slo_seconds=30, dwell_seconds=60)
+    turn = moves(demands, [worker("w1", "a", since=NOW - stayed)], policy)
+    assert turn == ([("unload", "a", "w1"), ("load", "b", "w1")] if swaps else [])
+
+
+def test_the_model_that_was_there_first_gives_its_turn_up():
+    workers = [worker("w1", "a", since=NOW - 200), worker("w2", "b", since=NOW - 300)]
+    workers.append(worker("w3", "c", since=NOW - 250))
+    demands = [model(name, 0.9) for name in "abc"] + [model("d", queued=9, oldest_wait=60)]
+    assert moves(demands, workers) == [("unload", "b", "w2"), ("load", "d", "w2")]
+
+
+def test_what_a_person_wants_to_stay_gives_nobody_a_turn():
+    waiting = model("b", queued=9, oldest_wait=600)
+    loaded, least = model("a", 0.9, wanted=Wanted.LOADED), model("a", 0.9, min_replicas=1)
+    pinned = model("a", 0.9, pinned=frozenset({"w1"}))
+    for held in (loaded, least, pinned):
+        assert moves([held, waiting], [worker("w1", "a")]) == []
+    assert moves([model("a", 0.9), waiting], [worker("w1", "a", fixed=True)]) == []
 
 
 def test_a_server_that_still_loads_does_not_count_as_another():
