@@ -98,7 +98,16 @@ def _not_ready(model: RegisteredModel, around: Surroundings) -> tuple[Reason, st
     if around.loading_since:
         detail = "no worker has the model: a load has been ordered"
         return Reason.LOADING, detail, model.load_seconds
+    if _is_too_large(model, around.reports):
+        detail = "no worker may hold so much memory as the model took when it was last loaded"
+        return Reason.NO_WORKER, detail, None
     return Reason.NOT_LOADED, "no worker has the model: the scheduler will find it a place", None
+
+
+def _is_too_large(model: RegisteredModel, reports: Sequence[WorkerReport]) -> bool:
+    takes = model.measured.memory_mb if model.measured else 0.0
+    rooms = [report.memory_mb for report in reports]
+    return all(room is not None and room < takes for room in rooms)
 
 
 def _behind(job: Job, around: Surroundings) -> tuple[Reason, str, float | None]:

@@ -37,7 +37,8 @@ class Device:
     """Holds the models that it is to serve and keeps the leases of their jobs alive.
 
     These are the `fixed` ones, or those that the scheduler assigns if that is None. `subscribe` is
-    told again and again which of them are ready for tickets; it must not block.
+    told again and again which of them are ready for tickets; it must not block. So many tickets of
+    one model, and so many of all, may wait here for their jobs to be claimed.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Device:
         fixed: Collection[str] | None,
         build_engine: Callable[[ModelConfig], Engine],
         waiting_tickets: int,
+        tickets_of_all: int,
         subscribe: Callable[[Collection[str]], None],
     ) -> None:
         self._name = name
@@ -64,6 +66,7 @@ class Device:
         )
         self._build_engine = build_engine
         self._waiting_tickets = waiting_tickets
+        self._tickets = threading.BoundedSemaphore(tickets_of_all)
         self._subscribe = subscribe
         self._draining = False
         self._stopped = threading.Event()
@@ -94,8 +97,13 @@ class Device:
         runner = self._placement.runners.get(model)
         if runner is None:
             log.warning("ticket.stray", model=model)
-        else:
-            runner.credit(count)
+            return
+        may_stay = self._tickets.acquire(blocking=False)
+        try:
+            runner.credit(count, may_stay=may_stay)
+        finally:
+            if may_stay:
+                self._tickets.release()
 
     def ready(self) -> list[str]:
         """The models whose tickets are welcome."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +30,13 @@ def resident(pid: int | None = None) -> float | None:
         return float(psutil.Process(pid).memory_info().rss / MIB)
     except psutil.NoSuchProcess:
         return None
+
+
+def give_back() -> None:
+    """Return what has been freed to the system, where the C library keeps it until it is told."""
+    gc.collect()
+    with suppress(AttributeError):  # a C library that psutil does not know
+        psutil.heap_trim()
 
 
 def on_gpu(devices: Collection[str]) -> float | None:

@@ -13,6 +13,7 @@ from nexus_jobs.errors import ModelUnavailable
 from nexus_jobs.fleet import Measured, ModelState, RegisteredModel, ServedModel
 from nexus_jobs.job import Lease
 from nexus_jobs.models import ModelConfig
+from workers import memory
 from workers.loading import Loaded, Loader
 from workers.serving import Serving, Workplace
 from workers.threads import vital_thread
@@ -62,13 +63,14 @@ class ModelRunner:
         """Begin loading; jobs are claimed once the model is ready."""
         self._main.start()
 
-    def credit(self, count: int) -> None:
+    def credit(self, count: int, *, may_stay: bool = True) -> None:
         """A ticket came in: wait with it until its jobs are claimed.
 
-        Only so many tickets of one model wait for ever; further ones are let go after a while,
-        so that another model's tickets find a free thread. No job depends on them.
+        Only so many tickets of one model wait for ever; further ones, and those that may not
+        stay, are let go after a while, so that another model's tickets find a free thread. No job
+        depends on them.
         """
-        may_stay = self._tickets.acquire(blocking=False)
+        may_stay = may_stay and self._tickets.acquire(blocking=False)
         at_most = None if may_stay else self._place.settings.worker.poll_seconds
         try:
             self._usable.wait(at_most)
@@ -150,6 +152,7 @@ class ModelRunner:
             finally:
                 self._let_go()
                 loaded.engine.close()
+        memory.give_back()
         self.gone = True
         log.info("model.gone", model=self.model.name)
         self._changed()

@@ -36,7 +36,8 @@ WAITING_TICKETS = 2
 """Tickets of one model that may wait in a worker, each on a thread of its own."""
 FEWEST_QUEUES = 3
 """A worker that is told what to serve has threads for so many, though there are fewer models when
-it starts. Not for many more: threads without need take tickets that others could have.
+it starts. Not for many more: threads without need take tickets that others could have. If more
+models come to it later, their tickets share the threads.
 """
 
 
@@ -84,6 +85,7 @@ class _Life:
         self.device: Device | None = None
         self.watch: ConsumerWatch | None = None
         self._managed = False
+        self._tickets = WAITING_TICKETS
         self._subscription: Subscription | None = None
 
     def configure(self, conf: Any, options: dict[str, Any], **_: Any) -> None:
@@ -95,8 +97,9 @@ class _Life:
         if self._managed:
             registered = len(self._platform.store.models())
             queues = self._settings.worker.max_models or max(registered, FEWEST_QUEUES)
+        self._tickets = WAITING_TICKETS * queues
         spare = queues > 1  # for the tickets that may not stay
-        conf.worker_concurrency = WAITING_TICKETS * queues + spare
+        conf.worker_concurrency = self._tickets + spare
 
     def start(self, sender: Any, **_: Any) -> None:
         """When the worker knows its queues: load their models, or wait to be told of some."""
@@ -111,6 +114,7 @@ class _Life:
             fixed=None if self._managed else _served(queues.consume_from, platform.store.models()),
             build_engine=self._build_engine,
             waiting_tickets=WAITING_TICKETS,
+            tickets_of_all=self._tickets,
             subscribe=self._subscribe,
         )
         serve_metrics(self._settings.metrics.prometheus_port)

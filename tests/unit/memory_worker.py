@@ -19,7 +19,14 @@ class Worker:
     """A device on memory adapters, and short ways to use it."""
 
     def __init__(
-        self, build=None, model=MODEL, grace_seconds=5, stuck_seconds=60, managed=False, **jobs
+        self,
+        build=None,
+        model=MODEL,
+        grace_seconds=5,
+        stuck_seconds=60,
+        managed=False,
+        tickets=2,
+        **jobs,
     ):
         self.subscribed = set()
         settings = Settings(
@@ -35,7 +42,7 @@ class Worker:
         self.device = Device(
             self.platform, name="w", fixed=None if managed else [model.name],
             build_engine=engine if build is None else build, waiting_tickets=2,
-            subscribe=self._subscribe,
+            tickets_of_all=tickets, subscribe=self._subscribe,
         )  # fmt: skip
 
     def _subscribe(self, models):

@@ -91,6 +91,18 @@ def test_what_keeps_it_from_starting_is_named(surroundings, reason, word):
     assert word in wait.detail
 
 
+def test_a_model_that_is_too_large_for_every_worker_says_so():
+    small, unbounded = (
+        WorkerReport(id=f"w{mb}", host="h", pid=1, device="cpu", memory_mb=mb)
+        for mb in (99.0, None)
+    )
+    bare = replace(around(), reports=[small, small])
+    assert explain(JOB, bare).reason is Reason.NO_WORKER
+    assert "memory" in explain(JOB, bare).detail
+    roomy = replace(bare, reports=[small, unbounded])
+    assert explain(JOB, roomy).reason is Reason.NOT_LOADED
+
+
 def test_an_attempt_that_is_held_back_says_so():
     wait = explain(replace(JOB, run_after=1012.0, attempt=1), around(replace(BUSY, running=0)))
     assert (wait.reason, wait.start_in) == (Reason.RETRY, 12)

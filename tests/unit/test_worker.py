@@ -3,6 +3,8 @@
 import threading
 import time
 
+import pytest
+
 from nexus_jobs.adapters.engines.words import WordTokenizer
 from nexus_jobs.errors import EngineError, ModelUnavailable, StoreUnavailable
 from nexus_jobs.fleet import ModelState
@@ -127,15 +129,20 @@ def test_an_answer_that_cannot_be_decoded_is_its_own_jobs_affair(start):
     assert (fine.state, fine.attempt) == (State.SUCCEEDED, 1)
 
 
-def test_a_full_model_keeps_its_tickets_from_others_only_for_a_while(start):
-    worker = start(slow_engine)
+@pytest.mark.parametrize(
+    ("of_all", "waiting"),
+    [(9, 2), (1, 1)],
+    ids=["no more than two of a model", "no more than there are threads for"],
+)
+def test_a_full_model_keeps_its_tickets_from_others_only_for_a_while(start, of_all, waiting):
+    worker = start(slow_engine, tickets=of_all)
     worker.add(*["x"] * 20, max_tokens=200, ignore_eos=True)
     until(lambda: worker.store.counts().get(("simulated", State.RUNNING)) == 4)
-    for _ in range(2):
+    for _ in range(waiting):
         threading.Thread(target=worker.device.credit, args=("simulated", 10), daemon=True).start()
     started = time.monotonic()
     worker.device.credit("simulated", 10)
-    assert 0.05 <= time.monotonic() - started < 5
+    assert 0.05 <= time.monotonic() - started < 1.5
 
 
 class NeverRuns:
