@@ -51,7 +51,9 @@ def _rows(kind: str, rounds: int) -> Iterator[Row]:
             _order(stack, "load", "ready")
             _order(stack, "unload", "unloaded")
             if number in LOOKS:
-                yield {"engine": kind, "after": number, **_held(worker)}
+                row = {"engine": kind, "after": number, **_held(worker)}
+                print(row, flush=True)
+                yield row
 
 
 def _order(stack: Stack, what: str, becomes: str) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Connection,
     Insert,
     Table,
+    TableValuedAlias,
     Text,
     bindparam,
     cast,
@@ -44,12 +45,17 @@ class RowInsert:
     def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> float:
         """Insert at least one row; the time of the insertion."""
         if connection.dialect.name == "postgresql":
-            document = orjson.dumps([self._written(row) for row in rows]).decode()
-            at: float = connection.scalars(self._from_document, {"rows": document}).all()[0]
+            at: float = connection.scalars(
+                self._from_document, {"rows": self.document(rows)}
+            ).all()[0]
             return at
         at = now(connection)
         connection.execute(self._plain, [self._timed(row, at) for row in rows])
         return at
+
+    def document(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """The rows as `recordset` reads them; they may have more than the table's columns."""
+        return orjson.dumps([self._written(row) for row in rows]).decode()
 
     def _written(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """As it stands in the document.
@@ -64,14 +70,19 @@ class RowInsert:
         return {**row, **{n: row[n] + at for n in self._times if row[n] is not None}}
 
 
-def _from_document(table: Table, times: Collection[str]) -> Insert:
+def recordset(columns: Sequence[Column[Any]]) -> TableValuedAlias:
+    """The rows of the document that is bound as `rows`; JSON is text there."""
     document = cast(bindparam("rows", type_=Text), JSON)
     texts = (Text, Prose, JSON)
-    types = [Text() if isinstance(c.type, texts) else c.type for c in table.columns]
+    types = [Text() if isinstance(c.type, texts) else c.type for c in columns]
     given = func.json_to_recordset(document).table_valued(
-        *(column(c.name, kind) for c, kind in zip(table.columns, types, strict=True))
+        *(column(c.name, kind) for c, kind in zip(columns, types, strict=True))
     )
-    rows = given.render_derived(with_types=True)
+    return given.render_derived(with_types=True)
+
+
+def _from_document(table: Table, times: Collection[str]) -> Insert:
+    rows = recordset(list(table.columns))
 
     def value(of: Column[Any]) -> ColumnElement[Any]:
         if isinstance(of.type, JSON):

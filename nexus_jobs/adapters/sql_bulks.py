@@ -9,8 +9,8 @@ from dataclasses import replace
 from sqlalchemy import ColumnElement, case, func, insert, select, update
 
 from nexus_jobs.adapters.database import Database, database_now, now
-from nexus_jobs.adapters.sql_leases import pick, transition
 from nexus_jobs.adapters.sql_rows import JOBS_WITH_RESULTS, AnyRow, job_with_result
+from nexus_jobs.adapters.sql_transitions import pick, transition
 from nexus_jobs.adapters.tables import bulks, is_state, jobs, results
 from nexus_jobs.adapters.transitions import BULK_SOURCES
 from nexus_jobs.errors import Conflict

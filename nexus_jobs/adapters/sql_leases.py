@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from sqlalchemy import (
-    CTE,
-    BindParameter,
-    ColumnElement,
-    Connection,
-    Select,
-    Update,
     bindparam,
     or_,
     select,
@@ -21,18 +13,18 @@ from sqlalchemy import (
 )
 
 from nexus_jobs.adapters.database import Database, database_now, now
+from nexus_jobs.adapters.sql_endings import record
 from nexus_jobs.adapters.sql_rows import (
     JOBS_WITH_RESULTS,
-    RESULTS,
     error_columns,
     job_of,
     job_row,
     job_with_result,
     may_run,
-    result_row,
 )
+from nexus_jobs.adapters.sql_transitions import locked, pick, transition
 from nexus_jobs.adapters.tables import is_state, jobs
-from nexus_jobs.adapters.transitions import LAPSED, attempt_after, changes, noted, replayed
+from nexus_jobs.adapters.transitions import LAPSED, replayed
 from nexus_jobs.job import Job, Lease, NewJob, Outcome
 from nexus_jobs.ports import Settled
 from nexus_jobs.states import Event, State, sources, target
@@ -66,21 +58,9 @@ class SqlLeases:
         return sorted(claimed, key=lambda job: (job.due_at, job.id))
 
     def finish(self, outcomes: Sequence[Outcome]) -> dict[Lease, Settled]:
-        kept: dict[Lease, Outcome] = {}
-        with self._database.write() as connection:
-            at, held = _lock_held(connection, [outcome.lease for outcome in outcomes])
-            for outcome in outcomes:
-                if outcome.lease in held:
-                    kept.setdefault(outcome.lease, outcome)
-            _record(connection, kept.values(), at)
-            computed = [
-                result_row(outcome.lease.job_id, outcome.result, outcome.fingerprint, at)
-                for outcome in kept.values()
-                if outcome.event is Event.SUCCEED and outcome.result
-            ]
-            if computed:
-                RESULTS.execute(connection, computed)
-        return {lease: Settled(target(outcome.event), at) for lease, outcome in kept.items()}
+        # of several outcomes of one lease the first counts
+        first = {outcome.lease: outcome for outcome in reversed(outcomes)}
+        return record(self._database, list(first.values()))
 
     def heartbeat(self, leases: Sequence[Lease], *, lease_seconds: float) -> set[Lease]:
         values = {
@@ -132,37 +112,8 @@ class SqlLeases:
             return list(connection.scalars(statement.returning(jobs.c.id)))
 
 
-def transition(
-    event: Event, at: float | BindParameter[float], which: ColumnElement[bool]
-) -> Update:
-    """The statement that makes `event` happen to those jobs that it may happen to."""
-    return (
-        update(jobs)
-        .where(which, is_state(sources(event)))
-        .values(**changes(event, at), lease_expires_at=None)
-    )
-
-
-def pick(
-    event: Event,
-    which: ColumnElement[bool],
-    *,
-    at_most: int | None = None,
-    skip_locked: bool = False,
-) -> CTE:
-    """The ids of jobs that `event` may happen to, locked; by id, so that nobody deadlocks."""
-    ids = select(jobs.c.id).where(which, is_state(sources(event))).order_by(jobs.c.id)
-    return _locked(ids.limit(at_most), skip_locked)
-
-
-def _locked(ids: Select[tuple[str]], skip_locked: bool = False) -> CTE:
-    # materialized: PostgreSQL must not run the locking SELECT more than once
-    locked = ids.with_for_update(skip_locked=skip_locked).cte("picked")
-    return locked.prefix_with("MATERIALIZED", dialect="postgresql")
-
-
 _lease_end = database_now() + bindparam("lease_seconds")
-_next = _locked(
+_next = locked(
     select(jobs.c.id)
     .where(
         jobs.c.model == bindparam("of_model"),
@@ -188,20 +139,14 @@ _CLAIM = (
     )
     .returning(jobs)
 )
-
-
-_leased = select(jobs.c.id).where(
-    jobs.c.id.in_(bindparam("ids", expanding=True)), is_state([State.RUNNING])
-)
-_RUNNING = (
-    _leased.with_only_columns(
-        database_now().label("at"), jobs.c.id, jobs.c.attempt, jobs.c.lease_token
+_kept = locked(
+    select(jobs.c.id)
+    .where(
+        jobs.c.id.in_(bindparam("ids", expanding=True)),
+        jobs.c.lease_token.in_(bindparam("tokens", expanding=True)),
+        is_state([State.RUNNING]),
     )
     .order_by(jobs.c.id)
-    .with_for_update()
-)
-_kept = _locked(
-    _leased.where(jobs.c.lease_token.in_(bindparam("tokens", expanding=True))).order_by(jobs.c.id)
 )
 _EXTEND = (
     update(jobs)
@@ -209,12 +154,6 @@ _EXTEND = (
     .values(lease_expires_at=_lease_end)
     .returning(jobs.c.id, jobs.c.attempt, jobs.c.lease_token)
 )
-_RECORD = {
-    event: transition(
-        event, bindparam("at"), jobs.c.id.in_(bindparam("ids", expanding=True))
-    ).values(attempt=attempt_after(event, jobs.c.attempt))
-    for event in (Event.SUCCEED, Event.FAIL, Event.REQUEUE, Event.RELEASE, Event.BURY)
-}
 _ENDED_BADLY = (
     select(jobs)
     .where(jobs.c.id == bindparam("of_job"), is_state(sources(Event.REPLAY)))
@@ -226,22 +165,3 @@ _REPLAYED = (
     *("reproducible", "route", "fingerprint", "max_attempts"),
     *("due_at", "expires_in", "expires_at", "run_after"),
 )
-
-
-def _lock_held(connection: Connection, leases: Sequence[Lease]) -> tuple[float, set[Lease]]:
-    """The time, and those of the leases that still hold; their rows stay locked."""
-    rows = connection.execute(_RUNNING, {"ids": [lease.job_id for lease in leases]}).all()
-    held = {Lease(row.id, row.attempt, row.lease_token) for row in rows}
-    return rows[0].at if rows else 0.0, held.intersection(leases)
-
-
-def _record(connection: Connection, outcomes: Iterable[Outcome], at: float) -> None:
-    """Write how attempts ended, under leases that are known to hold; equal ends together."""
-    ends: dict[tuple[Event, tuple[tuple[str, Any], ...]], list[str]] = defaultdict(list)
-    for outcome in outcomes:
-        ends[outcome.event, tuple(noted(outcome, at).items())].append(outcome.lease.job_id)
-    for (event, fields), ids in ends.items():
-        values = {"ids": ids, "at": at, **dict(fields)}
-        if "error" in values:
-            values |= error_columns(values.pop("error"))
-        connection.execute(_RECORD[event], values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import delete, select, true, update
 
 from nexus_jobs.adapters.database import Database
-from nexus_jobs.adapters.sql_leases import pick
+from nexus_jobs.adapters.sql_transitions import pick
 from nexus_jobs.adapters.sql_upsert import upsert
 from nexus_jobs.adapters.tables import is_state, jobs, models, routes
 from nexus_jobs.errors import Conflict

@@ -189,6 +189,31 @@ def test_a_lost_lease_does_not_spoil_the_group(store: Store) -> None:
     assert stored(store, second).result is None
 
 
+def test_of_two_attempts_at_a_job_in_one_group_the_one_that_holds_ends_it(store: Store) -> None:
+    lapsed, other = running(store, lease_seconds=0.0), running(store)
+    assert store.requeue_lapsed() == {lapsed.id: State.QUEUED}
+    (again,) = store.claim("m", 1, worker="w2", lease_seconds=60.0, suspects=True)
+    late, answer = replace(RESULT, text="late"), replace(RESULT, text="in time")
+    settled = store.finish(
+        [
+            outcome(lapsed, Event.SUCCEED, result=late),
+            outcome(again, Event.SUCCEED, result=answer),
+            outcome(other, Event.SUCCEED),
+        ]
+    )
+    assert settled.keys() == {again.lease, other.lease}
+    assert stored(store, again).result == answer
+
+
+def test_what_was_noted_of_earlier_attempts_is_gone_after_a_success(store: Store) -> None:
+    job = running(store)
+    finish(store, [job], Event.REQUEUE, suspect=True)
+    (again,) = store.claim("m", 1, worker="w2", lease_seconds=60.0, suspects=True)
+    finish(store, [again], Event.SUCCEED)
+    ended = stored(store, again)
+    assert (ended.suspect, ended.error, ended.run_after) == (False, None, None)
+
+
 def test_a_heartbeat_keeps_the_lease(store: Store) -> None:
     kept = running(store, lease_seconds=0.01)
     assert store.heartbeat([kept.lease], lease_seconds=60.0) == {kept.lease}
