@@ -124,8 +124,6 @@ class SchedulerSettings(Section):
     """How long a model stays on a worker at least."""
     idle_seconds: float | None = Field(None, gt=0)
     """A model without work for so long is unloaded; None: only when its room is needed."""
-    retry_seconds: float = Field(300.0, ge=0)
-    """Rest before a model that failed to load is tried on the same worker again."""
     import_timeout_seconds: float = Field(120.0, gt=0)
     """A bulk import that adds no row for so long is given up."""
 

@@ -43,7 +43,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """A model assigned to a worker. `since`: when it was assigned, or when it failed."""
+    """A model assigned to a worker, and since when."""
 
     state: ModelState
     since: float
@@ -89,8 +89,6 @@ class Policy:
     """How much worse off a model must be than the one that makes room for it, even afterwards."""
     idle_seconds: float | None = None
     """A model without jobs for so long is unloaded; None: only when its room is needed."""
-    retry_seconds: float = 300.0
-    """Rest before a load that failed is tried on that worker again."""
 
 
 @dataclass(frozen=True, slots=True)

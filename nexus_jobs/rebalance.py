@@ -22,7 +22,7 @@ from nexus_jobs.placement import Fleet, Move, Plan, Policy, Recommendation
 from nexus_jobs.seating import Guest, Seating, Table
 
 TRIES: Final = 2
-"""A model that fails on so many workers and is ready on none is itself to blame, and rests."""
+"""A model that fails on so many workers and is ready on none is itself to blame: no others try."""
 
 
 def rebalance(fleet: Fleet, policy: Policy) -> Plan:
@@ -63,6 +63,14 @@ class _Decision:
         for guest in self.seating.guests.values():
             if len(guest.tables) > guest.most:
                 self._trim(guest)
+            if guest.most == 0:
+                self._give_up(guest)
+
+    def _give_up(self, guest: Guest) -> None:
+        """Have nobody try again to load what is not needed any more."""
+        for table in guest.failed:
+            if not table.worker.fixed:
+                self.moves.append(Move(Action.UNLOAD, guest.name, table.id, _excess(guest)))
 
     def _trim(self, guest: Guest) -> None:
         """Those that are not ready first, then those on busy workers."""
@@ -246,12 +254,13 @@ def _obstacle(guest: Guest) -> str:
     if guest.demand.wanted is Wanted.UNLOADED:
         return "it is to stay unloaded"
     if guest.failed:
-        return f"it failed to load on {guest.failed} workers and rests"
+        workers = ", ".join(table.id for table in guest.failed)
+        return f"it failed to load; {workers} will try again"
     return "no worker can make room for it yet"
 
 
 def _may_have_more(guest: Guest) -> bool:
-    suspect = guest.failed and not guest.ready and guest.failed + len(guest.tables) >= TRIES
+    suspect = guest.failed and not guest.ready and len(guest.failed + guest.tables) >= TRIES
     return len(guest.tables) < guest.most and not suspect
 
 

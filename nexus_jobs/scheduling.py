@@ -52,11 +52,9 @@ class Scheduling:
             slo_seconds=settings.slo_seconds,
             dwell_seconds=settings.dwell_seconds,
             idle_seconds=settings.idle_seconds,
-            retry_seconds=settings.retry_seconds,
         )
         self._demands = Demands()
         self._looked_at: float | None = None
-        self._failed_at: dict[tuple[str, str], float] = {}
         self._blocked: Mapping[str, str] = {}
 
     def round(self) -> bool:
@@ -96,7 +94,6 @@ class Scheduling:
 
     def _fleet_of(self, seen: Seen) -> Fleet:
         assigned = self._schedule.assignments()
-        self._note_failures(seen)
         workers = [self._worker(report, assigned) for report in seen.reports]
         return Fleet(seen.now, self._demands.observe(seen), workers)
 
@@ -118,17 +115,7 @@ class Scheduling:
         served = report.models.get(assignment.model)
         if served is None or served.state in _ON_THE_WAY:
             return Seat(ModelState.LOADING, assignment.since)
-        failed_at = self._failed_at.get((assignment.worker, assignment.model))
-        return Seat(served.state, assignment.since if failed_at is None else failed_at)
-
-    def _note_failures(self, seen: Seen) -> None:
-        failed = {
-            (report.id, name)
-            for report in seen.reports
-            for name, served in report.models.items()
-            if served.state is ModelState.FAILED
-        }
-        self._failed_at = {place: self._failed_at.get(place, seen.now) for place in failed}
+        return Seat(served.state, assignment.since)
 
     def _carry_out(self, plan: Plan) -> None:
         decisions = [

@@ -15,7 +15,7 @@ from math import inf
 from typing import Final
 
 from nexus_jobs.fleet import ModelState, Wanted
-from nexus_jobs.placement import Demand, Fleet, Policy, Seat, WorkerLoad
+from nexus_jobs.placement import Demand, Fleet, Policy, WorkerLoad
 
 LOADING, READY, FAILED = ModelState.LOADING, ModelState.READY, ModelState.FAILED
 TURN_LOADS: Final = 4
@@ -72,7 +72,9 @@ class Guest:
         self.idle = not self.busy and limit is not None and demand.idle_seconds >= limit
         self.most = self._most()
         self.tables: list[Table] = []
-        self.ready = self.failed = 0
+        self.failed: list[Table] = []
+        """Those that it could not be loaded on; they try again by themselves."""
+        self.ready = 0
         self.speed = self.load = 0.0
         self.slowest = 0.0
         """The least speed among its workers."""
@@ -128,8 +130,8 @@ class Seating:
                 guest.tables.append(table)
                 if state is READY:
                     guest.ready += 1
-            elif guest is not None and state is FAILED and self._rests(seat):
-                guest.failed += 1
+            elif guest is not None and state is FAILED:
+                guest.failed.append(table)
         table.room -= sum([guest.memory for guest in held.values()])
         table.places -= len(held)
 
@@ -150,17 +152,9 @@ class Seating:
         for guest in self.guests.values():
             guest.load = sum([table.speed * table.load for table in guest.tables])
 
-    def _rests(self, seat: Seat) -> bool:
-        return seat.since + self.policy.retry_seconds > self.now
-
     def may_sit(self, guest: Guest, table: Table) -> bool:
         """Whether the model may be put there, if there is room. Says nothing of the room."""
-        seat = table.worker.seats.get(guest.name)
-        return (
-            guest.name not in table.held
-            and not table.worker.fixed
-            and not (seat and seat.state is FAILED and self._rests(seat))
-        )
+        return guest.name not in table.held and not table.worker.fixed and table not in guest.failed
 
     def may_leave(self, guest: Guest, table: Table) -> bool:
         """Whether nothing but its usefulness keeps the model there."""

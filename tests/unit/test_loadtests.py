@@ -181,10 +181,11 @@ def test_a_static_batch_begins_when_it_is_full_or_its_oldest_has_waited(monkeypa
 def test_processes_are_found_with_their_descendants_and_what_they_cost():
     script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
     with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE) as parent:
-        while len(found := family(parent.pid)) < 2:
+        found = []
+        while len(found) < 2:
             assert parent.poll() is None
+            found = [process for process in family(parent.pid) if process.resident_mb > 1]
         assert [process.parent for process in found] == [os.getpid(), parent.pid]
-        assert all(process.resident_mb > 1 for process in found)
         parent.communicate(b"\n")
     assert family(parent.pid) == []
 

@@ -181,13 +181,21 @@ def test_a_worker_holds_no_more_models_than_it_may():
     assert len(moves(demands, [worker("w1", memory_mb=99, max_models=2)])) == 2
 
 
-def test_a_failed_load_is_tried_again_there_only_after_a_rest():
-    demands = [model("a", 0.5, queued=5)]
-    failed = [worker("w1", "a", state=ModelState.FAILED, since=NOW - 100)]
-    plan = rebalance(fleet(demands, failed), Policy(retry_seconds=300))
+def test_a_worker_where_a_load_failed_is_left_to_try_again_by_itself():
+    failed = [worker("w1", "a", state=ModelState.FAILED)]
+    plan = rebalance(fleet([model("a", 0.5, queued=5)], failed), POLICY)
     assert plan.moves == []
-    assert "a" in plan.blocked
-    assert moves(demands, failed, Policy(retry_seconds=99)) == [("load", "a", "w1")]
+    assert plan.blocked == {"a": "it failed to load; w1 will try again"}
+
+
+def test_what_failed_to_load_is_given_up_when_nobody_wants_it():
+    failed = [worker("w1", "a", state=ModelState.FAILED)]
+    given_up = [("unload", "a", "w1")]
+    assert moves([model("a", 0.5, queued=5, wanted=Wanted.UNLOADED)], failed) == given_up
+    idle = Policy(idle_seconds=60)
+    assert moves([model("a", idle_seconds=100)], failed, idle) == given_up
+    fixed = [replace(failed[0], fixed=True)]
+    assert moves([model("a", 0.5, wanted=Wanted.UNLOADED)], fixed) == []
 
 
 def test_a_model_that_fails_everywhere_is_not_tried_on_every_worker():
@@ -198,7 +206,7 @@ def test_a_model_that_fails_everywhere_is_not_tried_on_every_worker():
     workers[1] = worker("w2", "a", state=ModelState.FAILED, since=NOW)
     plan = rebalance(fleet(demands, workers), POLICY)
     assert plan.moves == []
-    assert "failed to load on 2 workers" in plan.blocked["a"]
+    assert plan.blocked == {"a": "it failed to load; w1, w2 will try again"}
 
 
 def test_a_model_that_fails_drives_no_other_out():
@@ -207,7 +215,9 @@ def test_a_model_that_fails_drives_no_other_out():
     workers[2] = replace(
         workers[2], seats=workers[2].seats | worker("", "a", state=ModelState.FAILED).seats
     )
-    assert moves(demands, workers, Policy(retry_seconds=1e9)) == []
+    assert moves(demands, workers) == []
+    overdue = [replace(demands[0], oldest_wait=1e6), demands[1]]
+    assert moves(overdue, workers) == []
 
 
 def test_a_model_that_is_not_registered_any_more_is_unloaded():

@@ -135,18 +135,25 @@ def test_a_worker_that_drains_gets_nothing():
     assert site.places == set()
 
 
-def test_a_place_where_a_load_failed_is_not_tried_again_at_once():
-    site = Site("w1", "w2", max_models=1)
-    site.first.round()
-    before = site.places
-    site.serve(a=ModelState.FAILED)
+def test_a_model_that_fails_to_load_is_not_sent_there_again_and_leaves_its_room_to_others():
+    site = Site("w1", max_models=1)
     site.submit("a", 10)
-    for _ in range(3):
+    for _ in range(4):
         site.first.round()
         site.serve(a=ModelState.FAILED)
-    failed_on = {worker for worker, model in before if model == "a"}
-    loads = [d for d in site.store.decisions(50) if d.action is Action.LOAD and d.model == "a"]
-    assert [load.worker for load in loads].count(*failed_on) == 1
+    assert [(d.action, d.model) for d in site.store.decisions(50)] == [
+        (Action.LOAD, "b"),
+        (Action.LOAD, "a"),
+    ]
+
+
+def test_a_model_that_failed_to_load_can_be_unloaded():
+    site = Site("w1")
+    site.first.round()
+    site.serve(a=ModelState.FAILED)
+    site.store.want("a", Wanted.UNLOADED)
+    site.first.round()
+    assert site.places == {("w1", "b")}
 
 
 @pytest.mark.parametrize("jobs", [0, 20_000])
