@@ -46,8 +46,15 @@ CONNECT_TIMEOUT = 5
 FROZEN_TIMEOUT = 10.0
 """Seconds after which a PostgreSQL server ends a transaction whose process says nothing more, so
 that those who wait for its locks can go on."""
-RELAXED_CONNECTIONS = 2
-"""For claims and heartbeats, beside the pool's."""
+SINGLE_CONNECTIONS = RELAXED_CONNECTIONS = 2
+"""For single statements that write, beside the pool's: for the durable ones, and for claims and
+heartbeats.
+"""
+ONE_PLAN = "-c plan_cache_mode=force_generic_plan"
+"""PostgreSQL may plan a prepared statement anew each time. The durable ones find their rows by
+their ids, whatever the values, and planning took as long as running. Claims and heartbeats do not
+have it: the plan of a claim depends on how long the queue is.
+"""
 DRIVERS = {
     "sqlite": "sqlite+pysqlite",
     "postgresql": "postgresql+psycopg",
@@ -84,7 +91,7 @@ _NOW: Select[float] = select(database_now())
 
 
 class Database:
-    """A pool of at most `pool_size` connections, and a few for what need not be durable.
+    """A pool of at most `pool_size` connections, and a few for single statements.
 
     Nothing connects before the first use.
 
@@ -99,8 +106,8 @@ class Database:
             self._single = self._writer
             self._queue: WriterQueue | None = WriterQueue(f"{parsed.database}-writer", BUSY_TIMEOUT)
         else:
-            self._reader, self._writer, self._relaxed = _postgresql(parsed, pool_size)
-            self._single = self._reader
+            self._reader, self._single, self._relaxed = _postgresql(parsed, pool_size)
+            self._writer = _in_transactions(self._reader, "BEGIN")
             self._queue = None
 
     @contextmanager
@@ -142,8 +149,8 @@ class Database:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
 
     def close(self) -> None:
-        self._reader.dispose()
-        self._relaxed.dispose()
+        for engine in (self._reader, self._single, self._relaxed):
+            engine.dispose()
         if self._queue:
             self._queue.close()
 
@@ -209,21 +216,26 @@ def _engine(url: URL, pool_size: int, **options: Any) -> Engine:
 
 
 def _postgresql(url: URL, pool_size: int) -> tuple[Engine, Engine, Engine]:
-    def engine(at_most: int, **arguments: str) -> Engine:
+    """For all else, for single statements that write, and for those that need not be durable."""
+
+    def engine(at_most: int, *options: str) -> Engine:
         limits = {"connect_timeout": CONNECT_TIMEOUT, **SILENCE}
-        made = _engine(url, at_most, connect_args={**limits, **arguments})
+        given = url.normalized_query.get("options", ())
+        together = {"options": " ".join([*given, *options])}
+        made = _engine(url, at_most, connect_args={**limits, **together})
         _check_closed(made)
         return made
 
     try:
         reader = engine(pool_size)
         _end_frozen_transactions(reader)
-        relaxed = engine(RELAXED_CONNECTIONS, options="-c synchronous_commit=off")
+        single = engine(SINGLE_CONNECTIONS, ONE_PLAN)
+        relaxed = engine(RELAXED_CONNECTIONS, "-c synchronous_commit=off")
     except ModuleNotFoundError as error:
         raise ConfigError(
             "PostgreSQL needs a driver: pip install 'nexus-jobs[postgres]'"
         ) from error
-    return reader, _in_transactions(reader, "BEGIN"), relaxed
+    return reader, single, relaxed
 
 
 def _end_frozen_transactions(engine: Engine) -> None:
