@@ -45,15 +45,20 @@ class EngineAlone:
         """
         return run(self._engine, self._rows(work), width).tokens_per_second
 
-    def in_static_batches(self, work: Sequence[Work], width: int) -> float:
+    def in_static_batches(self, work: Sequence[Work], width: int, *, padded: bool = False) -> float:
         """As they come; a batch begins when the longest answer of the last one has ended.
 
-        It is what as many clients as a batch has rows see if they never pause.
+        It is what as many clients as a batch has rows see if they never pause. `padded` batches
+        compute every row to the end of the longest, as `generate` of transformers does; only the
+        tokens that were asked for count.
         """
-        rows = self._rows(work)
-        batches = [rows[first : first + width] for first in range(0, len(rows), width)]
-        runs = [run_all(self._engine, batch, width) for batch in batches]
-        return sum(run.tokens for run in runs) / sum(run.seconds for run in runs)
+        batches = [work[first : first + width] for first in range(0, len(work), width)]
+        seconds = 0.0
+        for batch in batches:
+            longest = max(one.tokens for one in batch)
+            done = [one._replace(tokens=longest) for one in batch] if padded else batch
+            seconds += run_all(self._engine, self._rows(done), width).seconds
+        return sum(one.tokens for one in work) / seconds
 
     def arriving(
         self, work: Sequence[Work], dues: Sequence[float], *, width: int, max_wait: float

@@ -1,4 +1,8 @@
-"""A real model under mixed lengths: the platform against the same engine alone, in one run."""
+"""A real model under mixed lengths: the platform against the same engine alone, in one run.
+
+Machines drift by 10 % within minutes, so that the engine runs before and after the platform, and
+the mean of both is the measure.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from loadtests.http_clients import Latency
 from loadtests.prompts import Work, mixed_work, poisson
 from loadtests.report import Row, Tables, figure, milliseconds
 from loadtests.stacks import running
-from loadtests.through_platform import ThroughPlatform
+from loadtests.through_platform import ThroughPlatform, Throughput
 from nexus_jobs.adapters.model_files import pull
 from nexus_jobs.config import load_settings
 from nexus_jobs.models import ModelConfig, load_models
@@ -41,74 +45,96 @@ def measure(*, quick: bool) -> Tables:
     tables: dict[str, list[Row]] = defaultdict(list)
     for kind, slots in SLOTS.items():
         config = shipped.model_copy(update={"type": kind, "max_batch_size": slots})
-        _compare(_Comparison(config, tables, quick=quick))
+        _compare(config, tables, quick=quick)
     return tables
 
 
-def _compare(comparison: _Comparison) -> None:
-    """The engine alone runs before and after the platform, to show how steady the machine is."""
-    config = comparison.config
-    with EngineAlone(config) as engine:
-        comparison.run_engine(engine)
-    with running([config.model_dump(mode="json", exclude_unset=True)]) as stack:
-        comparison.run_platform(ThroughPlatform(stack, config.name))
-    with EngineAlone(config) as engine:
-        comparison.run_engine_again(engine)
+def _compare(config: ModelConfig, tables: dict[str, list[Row]], *, quick: bool) -> None:
+    """The platform idles while the engine alone runs, and the other way round."""
+    document = config.model_dump(mode="json", exclude_unset=True)
+    with running([document]) as stack, EngineAlone(config) as engine:
+        platform = ThroughPlatform(stack, config.name)
+        _Comparison(config, engine, platform, tables, quick=quick).run()
 
 
 class _Comparison:
-    """What one engine did alone and in the platform; each run gets prompts of its own."""
+    """What one engine does alone and in the platform; each run gets prompts of its own."""
 
-    def __init__(self, config: ModelConfig, tables: dict[str, list[Row]], *, quick: bool) -> None:
-        self.config = config
-        self._slots = config.max_batch_size
+    def __init__(
+        self,
+        config: ModelConfig,
+        engine: EngineAlone,
+        platform: ThroughPlatform,
+        tables: dict[str, list[Row]],
+        *,
+        quick: bool,
+    ) -> None:
+        self._config = config
+        self._engine = engine
+        self._platform = platform
         self._tables = tables
         self._takes = count()
-        self._requests = 12 if quick else 96
+        self._requests = 12 if quick else 160
         self._seconds = 2 if quick else 20
 
-    def run_engine(self, engine: EngineAlone) -> None:
-        engine.in_best_order(self._work()[:CLIENTS], CLIENTS)  # warms it up
-        self._best = engine.in_best_order(self._work(), self._slots)
-        self._single = engine.in_best_order(self._work()[:8], 1)
-        static = engine.in_static_batches(self._work(), self._slots)
-        self._note(AT_ONCE, "engine alone, best order", self._best, self._best)
-        self._note(AT_ONCE, f"static batches of {self._slots}", static, self._best)
+    def run(self) -> None:
+        self._warm_up()
+        self._single = self._engine.in_best_order(self._work()[:8], 1)
+        self._run_at_once()
+        self._run_closed()
+        self._run_arrivals()
+        self._run_short_among_long()
+
+    def _warm_up(self) -> None:
+        self._engine.in_best_order(self._work()[:CLIENTS], CLIENTS)
+        self._platform.one_file(self._work()[:CLIENTS])
+
+    def _run_at_once(self) -> None:
+        slots = self._config.max_batch_size
+        before = self._engine.in_best_order(self._work(), slots)
+        whole = self._platform.one_file(self._work())
+        after = self._engine.in_best_order(self._work(), slots)
+        self._best = (before + after) / 2
+        static = self._engine.in_static_batches(self._work(), slots)
+        padded = self._engine.in_static_batches(self._work(), slots, padded=True)
+        self._note(AT_ONCE, "engine alone, best order", before, self._best)
+        self._note(AT_ONCE, "platform, one file", whole.tokens_per_second, self._best, whole)
+        self._note(AT_ONCE, "engine alone, again", after, self._best)
+        self._note(AT_ONCE, f"static batches of {slots}", static, self._best)
+        self._note(AT_ONCE, f"static batches of {slots}, padded", padded, self._best)
         self._note(AT_ONCE, "one by one", self._single, self._best)
-        self._run_few(engine)
-        self._run_static_arrivals(engine)
 
-    def _run_few(self, engine: EngineAlone) -> None:
-        self._few = engine.as_they_come(self._work(), CLIENTS)
-        best = engine.in_best_order(self._work(), CLIENTS)
-        static = engine.in_static_batches(self._work(), CLIENTS)
-        self._note(CLOSED, f"engine alone, {CLIENTS} rows, as they come", self._few, self._few)
-        self._note(CLOSED, f"engine alone, {CLIENTS} rows, best order", best, self._few)
-        self._note(CLOSED, f"static batches of {CLIENTS}", static, self._few)
+    def _run_closed(self) -> None:
+        before = self._engine.as_they_come(self._work(), CLIENTS)
+        whole = self._platform.with_clients(self._work(), CLIENTS)
+        after = self._engine.as_they_come(self._work(), CLIENTS)
+        alone = (before + after) / 2
+        best = self._engine.in_best_order(self._work(), CLIENTS)
+        static = self._engine.in_static_batches(self._work(), CLIENTS)
+        padded = self._engine.in_static_batches(self._work(), CLIENTS, padded=True)
+        self._note(CLOSED, f"engine alone, {CLIENTS} rows, as they come", before, alone)
+        self._note(CLOSED, f"platform, {CLIENTS} clients", whole.tokens_per_second, alone, whole)
+        self._note(CLOSED, "engine alone, again", after, alone)
+        self._note(CLOSED, f"engine alone, {CLIENTS} rows, best order", best, alone)
+        self._note(CLOSED, f"static batches of {CLIENTS}", static, alone)
+        self._note(CLOSED, f"static batches of {CLIENTS}, padded", padded, alone)
 
-    def _run_static_arrivals(self, engine: EngineAlone) -> None:
+    def _run_arrivals(self) -> None:
         work = self._work()
         mean_tokens = sum(one.tokens for one in work) / len(work)
-        self._dues = poisson(LOAD * self._best / mean_tokens, len(work))
-        waited = engine.arriving(work, self._dues, width=self._slots, max_wait=MAX_WAIT)
+        dues = poisson(LOAD * self._best / mean_tokens, len(work))
+        load = self._platform.arriving(self._work(), dues)
+        self._note_latency(ARRIVING, "platform", load.latency)
+        slots = self._config.max_batch_size
+        waited = self._engine.arriving(work, dues, width=slots, max_wait=MAX_WAIT)
         self._note_latency(ARRIVING, "static batches", waited)
 
-    def run_platform(self, platform: ThroughPlatform) -> None:
-        platform.one_file(self._work()[:CLIENTS])  # warms it up
-        rate, stepping = platform.one_file(self._work())
-        self._note(AT_ONCE, "platform, one file", rate, self._best, stepping)
-        rate, stepping = platform.with_clients(self._work(), CLIENTS)
-        self._note(CLOSED, f"platform, {CLIENTS} clients", rate, self._few, stepping)
-        load = platform.arriving(self._work(), self._dues)
-        self._note_latency(ARRIVING, "platform", load.latency)
-        self._run_short_among_long(platform)
-
-    def _run_short_among_long(self, platform: ThroughPlatform) -> None:
+    def _run_short_among_long(self) -> None:
         shorts = self._arrivals(SHORT, SHORT_LOAD)
         both = sorted(shorts + self._arrivals(LONG, LONG_LOAD))
         for name, arrivals in (("alone", shorts), (f"among {LONG}", both)):
             dues, work = zip(*arrivals, strict=True)
-            load = platform.arriving(work, dues)
+            load = self._platform.arriving(work, dues)
             taken = [a.seconds for a in load.answers if work[a.request].tokens == SHORT]
             self._note_latency(AMONG, name, Latency.of(taken))
 
@@ -119,29 +145,29 @@ class _Comparison:
         work = mixed_work(len(dues), next(self._takes))
         return [(due, one._replace(tokens=tokens)) for due, one in zip(dues, work, strict=True)]
 
-    def run_engine_again(self, engine: EngineAlone) -> None:
-        engine.in_best_order(self._work()[:CLIENTS], CLIENTS)  # warms it up
-        again = engine.in_best_order(self._work(), self._slots)
-        self._note(AT_ONCE, "engine alone again, at the end", again, self._best)
-
     def _work(self) -> list[Work]:
         return mixed_work(self._requests, next(self._takes))
 
     def _note(
-        self, title: str, run: str, tokens: float, best: float, stepping: float | None = None
+        self,
+        title: str,
+        run: str,
+        tokens: float,
+        alone: float,
+        through: Throughput | None = None,
     ) -> None:
         row = {
-            "engine": self.config.type,
+            "engine": self._config.type,
             "run": run,
             "tokens/s": tokens,
-            "of the engine alone": tokens / best,
+            "of the engine alone": tokens / alone,
             "times one by one": tokens / self._single,
         }
-        stepped = {} if stepping is None else {"engine stepping": stepping}
+        stepped = {} if through is None else {"engine stepping": through.stepping}
         self._add(title, row | stepped)
 
     def _note_latency(self, title: str, run: str, latency: Latency) -> None:
-        self._add(title, {"engine": self.config.type, "run": run, **milliseconds(latency)})
+        self._add(title, {"engine": self._config.type, "run": run, **milliseconds(latency)})
 
     def _add(self, title: str, row: Row) -> None:
         """Say so at once, since the whole takes minutes."""
