@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -237,3 +239,26 @@ def test_a_file_openvino_cannot_open_makes_the_model_unavailable(
             max_batch_tokens=64,
             threads=1,
         )
+
+
+SIGNAL_AFTER_CLOSE = """
+import faulthandler, os, signal, sys
+from pathlib import Path
+from nexus_jobs.adapters.engines.openvino import OpenVinoEngine
+from nexus_jobs.adapters.tokenizer import FileTokenizer
+faulthandler.enable()  # which sets a stack for signals, as test runners do
+folder = Path(sys.argv[1])
+engine = OpenVinoEngine(
+    folder / "gguf" / "model.gguf", tokenizer=FileTokenizer(folder / "tokenizer"),
+    slots=1, max_sequence_length=64, threads=1,
+)
+engine.close()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_a_process_can_handle_signals_after_an_engine_is_closed(models_dir: Path) -> None:
+    script = [sys.executable, "-c", SIGNAL_AFTER_CLOSE, str(models_dir / "smollm2-135m")]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

@@ -6,8 +6,10 @@ nothing: no cache of the compiled model lies beside it.
 
 from __future__ import annotations
 
+import ctypes
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -75,9 +77,10 @@ class OpenVinoEngine:
         # Costs nothing where prompts differ. The cache grows with the rows and is bounded by them.
         scheduler.enable_prefix_caching = True
         try:
-            return self._genai.ContinuousBatchingPipeline(
-                str(self._model), scheduler, "CPU", self._properties
-            )
+            with _kept_signal_stack():
+                return self._genai.ContinuousBatchingPipeline(
+                    str(self._model), scheduler, "CPU", self._properties
+                )
         except RuntimeError as error:
             raise ModelUnavailable(
                 f"openvino cannot open {self._model}: {_reason(error)}"
@@ -163,6 +166,24 @@ class OpenVinoEngine:
             if params.top_k:
                 config.top_k = params.top_k
         return config
+
+
+@contextmanager
+def _kept_signal_stack() -> Iterator[None]:
+    """Leave the stack of this thread's signal handlers as it is, where there is such a thing.
+
+    The library sets one of its own for each device that it opens, frees it when that is closed,
+    and may leave it set: then the next signal that Python handles ends the process.
+    """
+    swap = getattr(ctypes.CDLL(None), "sigaltstack", None)
+    before = ctypes.create_string_buffer(64)  # more than a stack_t takes anywhere
+    if swap:
+        swap(None, before)
+    try:
+        yield
+    finally:
+        if swap:
+            swap(before, None)
 
 
 def _reason(error: Exception) -> str:

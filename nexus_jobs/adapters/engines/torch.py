@@ -89,7 +89,8 @@ class TorchEngine(ModelEngine):
         Raises:
             ModelUnavailable: the folder cannot be loaded, or the architecture cannot be batched.
         """
-        # Makes MKL round a row alike in every batch. MKL reads it when it first multiplies.
+        # On Intel's chips MKL then rounds a row alike in every batch. It reads this when it first
+        # multiplies.
         os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
         torch.set_num_threads(threads or _cores())
         precision = precision or ("fp32" if device == "cpu" else "bf16")
@@ -110,6 +111,9 @@ class TorchEngine(ModelEngine):
             record=recorder(model.device),
         )
         self.device = device
+        if device == "cpu" and not self.reproducible:
+            use_blocks(model)
+            self.reproducible = self._rows_are_independent()
 
     def close(self) -> None:
         super().close()
@@ -127,7 +131,7 @@ def _load(folder: Path, dtype: torch.dtype, device: str) -> Any:
         trust_remote_code=False,
         use_safetensors=True,
     )
-    if device == "cpu" and dtype is torch.bfloat16:
+    if device == "cpu" and dtype is torch.bfloat16:  # needs them on every chip we know
         use_blocks(model)
     return model.to(device).eval()
 
