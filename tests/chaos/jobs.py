@@ -34,7 +34,7 @@ class Jobs:
         answer = self._built.stack.http.post(
             "/api/v1/generate/batch", json=body, headers={"Prefer": "wait=0"}
         )
-        assert answer.status_code == 202, answer.text
+        assert answer.status_code in (200, 202), answer.text  # 200 if all have ended by then
         ids = [job["id"] for job in answer.json()["data"]]
         pairs = zip(numbers, ids, strict=True)
         self.history.tried(*(Try(number, Reply.ACCEPTED, job_id) for number, job_id in pairs))
