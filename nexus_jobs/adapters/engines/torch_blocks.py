@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
 _FEWEST_ROWS: Final = 4
-"""MKL has kernels of their own for fewer, which round differently (seen on an AMD EPYC with AVX2)."""
+"""MKL has other kernels for fewer, which round differently (seen on an AMD EPYC with AVX2)."""
 _DECODE_BLOCK: Final = 32
 _PREFILL_BLOCK: Final = 128
 """Rows of one bf16 multiplication: few enough that padding costs little, many enough to be fast.
