@@ -89,8 +89,8 @@ class TorchEngine(ModelEngine):
         Raises:
             ModelUnavailable: the folder cannot be loaded, or the architecture cannot be batched.
         """
-        # On Intel's chips MKL then rounds a row alike in every batch. It reads this when it first
-        # multiplies.
+        # Makes MKL round a row alike in every batch, or nearly so: see `use_blocks`. MKL reads it
+        # when it first multiplies.
         os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
         torch.set_num_threads(threads or _cores())
         precision = precision or ("fp32" if device == "cpu" else "bf16")
