@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nexus_jobs.adapters import model_files, schema
-from nexus_jobs.adapters.celery_tickets import RINGING, CeleryTickets, celery_app
+from nexus_jobs.adapters.celery_tickets import CeleryTickets
 from nexus_jobs.adapters.engines.build import load_tokenizer
 from nexus_jobs.adapters.memory_cache import MemoryCache
 from nexus_jobs.adapters.memory_loads import MemoryLoads
@@ -142,9 +142,7 @@ def connect(settings: Settings, *, answers: bool = True) -> Platform:
     return Platform(
         settings=settings,
         store=store,
-        tickets=CeleryTickets(
-            celery_app(settings, **RINGING), queue, ticket_jobs=settings.queue.ticket_jobs
-        ),
+        tickets=CeleryTickets(queue, ticket_jobs=settings.queue.ticket_jobs),
         cache=_cache(settings, store, results, answers=answers),
         signals=RedisSignals(queue),
         loads=RedisLoads(queue),

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from celery.worker.consumer import Consumer
 
-from nexus_jobs.adapters.celery_tickets import queue_of
+from nexus_jobs.adapters.ticket_message import queue_of
 
 
 class Subscription:

@@ -13,7 +13,7 @@ import structlog
 from celery import Celery, signals
 from celery.worker.consumer import Consumer
 
-from nexus_jobs.adapters.celery_tickets import TICKET_TASK, model_of, queue_of
+from nexus_jobs.adapters.ticket_message import TICKET_TASK, model_of, queue_of
 from nexus_jobs.adapters.engines.build import build_engine
 from nexus_jobs.bootstrap import Platform, connect
 from nexus_jobs.config import Settings

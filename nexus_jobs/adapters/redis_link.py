@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Any, Final
 
 import redis
-from kombu.exceptions import OperationalError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -52,6 +51,6 @@ class RedisLink:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if isinstance(error, (redis.RedisError, OperationalError, OSError)):
+        if isinstance(error, (redis.RedisError, OSError)):
             self._quiet_until = time.monotonic() + QUIET_SECONDS
             raise QueueUnavailable(f"Redis did not answer: {error}") from error

@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Final
 
-from nexus_jobs.adapters.celery_tickets import TICKET_TASK, queue_of
+from nexus_jobs.adapters.ticket_message import message, queue_of, ticket
 from nexus_jobs.chaos.servers import Redis
 
 _AT_ONCE: Final = (0.0, 0.0)
@@ -85,7 +85,7 @@ class StrangeTickets:
     def inject(self, chance: random.Random) -> None:
         tickets = [ticket(self._model, chance.randrange(1, 100))] * _COPIES
         tickets += [pickled_ticket(self._model, self._opened), *nonsense(self._model)]
-        tickets.append(chance.choice(["", "{", "3", "[]", "{}"]))
+        tickets.append(chance.choice([b"", b"{", b"3", b"[]", b"{}"]))
         chance.shuffle(tickets)
         self._redis.client.lpush(queue_of(self._model), *tickets)
 
@@ -120,52 +120,24 @@ class StrangeSignals:
         """Nothing stays."""
 
 
-def ticket(model: str, count: Any) -> str:
-    """A ticket as the API sends it."""
-    body = json.dumps([[model, count], {}, {}]).encode()
-    return _message(model, body, "application/json", "utf-8")
-
-
-def pickled_ticket(model: str, opened: Path) -> str:
+def pickled_ticket(model: str, opened: Path) -> bytes:
     """A ticket whose body runs code in whoever opens it."""
     body = pickle.dumps(_Payload(opened))
-    return _message(model, body, "application/x-python-serialize", "binary")
+    kind = "application/x-python-serialize"
+    return message(queue_of(model), body, content_type=kind, encoding="binary")
 
 
-def nonsense(model: str) -> list[str]:
+def nonsense(model: str) -> list[bytes]:
     """Tickets that are wrong in one way each."""
-    body = base64.b64encode(b"?").decode()
+    queue, body = queue_of(model), base64.b64encode(b"?").decode()
     return [
         ticket(model, "many"),
         ticket(model, -5),
         ticket("no-such-model", 3),
-        _message(model, b"\x00\xff", "application/json", "utf-8"),
-        _message(model, b"{}", "application/json", "utf-8", task="os.system"),
-        json.dumps({"body": body, "headers": {}, "properties": {}}),
+        message(queue, b"\x00\xff"),
+        message(queue, b"{}", task="os.system"),
+        json.dumps({"body": body, "headers": {}, "properties": {}}).encode(),
     ]
-
-
-def _message(
-    model: str, body: bytes, content_type: str, encoding: str, task: str = TICKET_TASK
-) -> str:
-    """An envelope as kombu's Redis transport writes it."""
-    name = str(uuid.uuid4())
-    properties = {
-        "correlation_id": name,
-        "delivery_mode": 2,
-        "delivery_info": {"exchange": "", "routing_key": queue_of(model)},
-        "priority": 0,
-        "body_encoding": "base64",
-        "delivery_tag": name,
-    }
-    envelope = {
-        "body": base64.b64encode(body).decode(),
-        "content-encoding": encoding,
-        "content-type": content_type,
-        "headers": {"lang": "py", "task": task, "id": name, "root_id": name, "argsrepr": ""},
-        "properties": properties,
-    }
-    return json.dumps(envelope)
 
 
 class _Payload:

@@ -94,7 +94,7 @@ def worker(
 ) -> None:
     """Run jobs: a Celery worker on the queues of its models; the scheduler tells it which if none
     is given."""
-    from nexus_jobs.adapters.celery_tickets import queue_of
+    from nexus_jobs.adapters.ticket_message import queue_of
 
     queues = [f"--queues={','.join(map(queue_of, model))}"] if model else []
     if device is not None:

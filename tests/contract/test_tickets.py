@@ -6,17 +6,15 @@ import json
 
 import pytest
 
-from nexus_jobs.adapters.celery_tickets import MOST_WAITING, CeleryTickets, celery_app
+from nexus_jobs.adapters.celery_tickets import MOST_WAITING, CeleryTickets
 from nexus_jobs.adapters.memory_queue import MemoryTickets
 from nexus_jobs.adapters.redis_link import RedisLink
-from nexus_jobs.config import Settings
 from nexus_jobs.errors import QueueUnavailable
 from tests.contract.conftest import DEAD_URL
 
 
 def celery_tickets(url: str) -> CeleryTickets:
-    app = celery_app(Settings(queue={"redis_url": url}))
-    return CeleryTickets(app, RedisLink(url), ticket_jobs=10)
+    return CeleryTickets(RedisLink(url), ticket_jobs=10)
 
 
 @pytest.fixture(params=["memory", "celery"])

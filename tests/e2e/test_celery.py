@@ -6,7 +6,7 @@ import sys
 import httpx
 import redis
 
-from nexus_jobs.adapters.celery_tickets import MOST_WAITING, CeleryTickets, celery_app
+from nexus_jobs.adapters.celery_tickets import MOST_WAITING, CeleryTickets
 from nexus_jobs.adapters.redis_link import RedisLink
 from nexus_jobs.config import Settings
 from tests.e2e.stack import free_port, until
@@ -75,7 +75,7 @@ def test_a_full_worker_leaves_tickets_to_others(stack):
     until(lambda: stack.http.get(bulk).json()["counts"]["running"] == 16)
     settings = Settings(queue={"embedded_port": stack.redis_port})
     link = RedisLink(settings.redis_url)
-    tickets = CeleryTickets(celery_app(settings), link, ticket_jobs=1)
+    tickets = CeleryTickets(link, ticket_jobs=1)
     tickets.ring({"slow": MOST_WAITING})
     until(lambda: tickets.waiting("slow") < MOST_WAITING)
     # it may hold one for each thread and fetch as many ahead, but not all

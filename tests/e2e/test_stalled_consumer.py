@@ -7,9 +7,9 @@ import time
 import httpx
 import pytest
 import redis
+from celery import Celery
 
-from nexus_jobs.adapters.celery_tickets import celery_app, queue_of
-from nexus_jobs.config import Settings
+from nexus_jobs.adapters.ticket_message import queue_of
 from tests.e2e.roles import Roles
 from tests.e2e.stack import SIMULATED, SLOW, free_port, until
 from workers.consumer_watch import STALLED_SECONDS
@@ -25,8 +25,7 @@ class Platform:
         self.url = f"http://127.0.0.1:{roles.add_api('api')}"
         roles.add_worker("w1")
         self.redis = redis.Redis(port=roles.redis_port)
-        settings = Settings(queue={"redis_url": f"redis://127.0.0.1:{roles.redis_port}/0"})
-        self.control = celery_app(settings).control
+        self.control = Celery(broker=f"redis://127.0.0.1:{roles.redis_port}/0").control
 
     def submit(self, model: str, **options: object) -> None:
         job = {"model": model, "prompt": "x", "cache": "no", "ignore_eos": True, **options}
