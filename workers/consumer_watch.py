@@ -7,14 +7,14 @@ still start, since the feeders look for themselves, but later than they could.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 
 import structlog
 
 from nexus_jobs import telemetry
 from nexus_jobs.errors import QueueUnavailable
 from nexus_jobs.ports import Clock, TicketQueue
+from workers.tickets import Tickets
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +27,7 @@ class StallPolicy:
     """Decides from one look after the other whether the consumer has stalled.
 
     It has when, for `patience` seconds and at every look, tickets waited in Redis, this worker
-    held none and none had come in. A consumer whose worker holds no ticket has a thread free for
+    held none and none had come in. A consumer whose worker holds no ticket has a place for
     the next one and takes it at once, however full the batches are and whoever else takes some.
     """
 
@@ -56,37 +56,25 @@ class StallPolicy:
 class ConsumerWatch:
     """Looks after the tickets of the models whose tickets it should take at the moment.
 
-    `restart` must make the consumer start anew.
+    `here` are those that have come in; `restart` must make the consumer start anew.
     """
 
     def __init__(
         self,
         models: Callable[[], Collection[str]],
         *,
-        tickets: TicketQueue,
+        queue: TicketQueue,
+        here: Tickets,
         restart: Callable[[], None],
         clock: Clock,
     ) -> None:
         self._models = models
-        self._tickets = tickets
+        self._queue = queue
+        self._here = here
         self._restart = restart
         self._clock = clock
         self._policy = StallPolicy(STALLED_SECONDS)
-        self._lock = threading.Lock()
-        self._held = self._taken = 0
         self._stopped = threading.Event()
-
-    @contextmanager
-    def ticket(self) -> Iterator[None]:
-        """A ticket has come in, and is held until the end of the block."""
-        with self._lock:
-            self._taken += 1
-            self._held += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._held -= 1
 
     def run(self) -> None:
         """Look every second, until `stop`."""
@@ -96,8 +84,7 @@ class ConsumerWatch:
     def look(self) -> None:
         """Restart the consumer if it has stalled."""
         waiting = self._waiting()
-        with self._lock:
-            held, taken = self._held, self._taken
+        held, taken = self._here.waiting, self._here.taken
         if self._policy.stalled(self._clock(), waiting=waiting, held=held, taken=taken):
             log.warning("consumer.stalled", seconds=STALLED_SECONDS)
             telemetry.consumer_stalls.inc()
@@ -108,6 +95,6 @@ class ConsumerWatch:
 
     def _waiting(self) -> bool:
         try:
-            return any(self._tickets.waiting(model) for model in self._models())
+            return any(self._queue.waiting(model) for model in self._models())
         except QueueUnavailable:  # then no consumer can do better
             return False

@@ -22,6 +22,7 @@ from workers.placement import Placement
 from workers.runner import ModelRunner
 from workers.serving import Workplace
 from workers.threads import vital_thread
+from workers.tickets import LetGo
 
 log = structlog.get_logger(__name__)
 
@@ -37,8 +38,7 @@ class Device:
     """Holds the models that it is to serve and keeps the leases of their jobs alive.
 
     These are the `fixed` ones, or those that the scheduler assigns if that is None. `subscribe` is
-    told again and again which of them are ready for tickets; it must not block. So many tickets of
-    one model, and so many of all, may wait here for their jobs to be claimed.
+    told again and again which of them are ready for tickets; it must not block.
     """
 
     def __init__(
@@ -48,8 +48,6 @@ class Device:
         name: str,
         fixed: Collection[str] | None,
         build_engine: Callable[[ModelConfig], Engine],
-        waiting_tickets: int,
-        tickets_of_all: int,
         subscribe: Callable[[Collection[str]], None],
     ) -> None:
         self._name = name
@@ -65,8 +63,6 @@ class Device:
             heard_of=self._is_heard_of,
         )
         self._build_engine = build_engine
-        self._waiting_tickets = waiting_tickets
-        self._tickets = threading.BoundedSemaphore(tickets_of_all)
         self._subscribe = subscribe
         self._draining = False
         self._stopped = threading.Event()
@@ -92,18 +88,16 @@ class Device:
         for thread in self._threads:
             thread.start()
 
-    def credit(self, model: str, count: int) -> None:
-        """Hand a ticket to the model's runner; a ticket for a model that is not here is dropped."""
+    def announce(self, model: str, count: int, let_go: LetGo) -> bool:
+        """A ticket tells of so many new jobs; whether it has to wait for them.
+
+        One for a model that is not here is dropped.
+        """
         runner = self._placement.runners.get(model)
         if runner is None:
             log.warning("ticket.stray", model=model)
-            return
-        may_stay = self._tickets.acquire(blocking=False)
-        try:
-            runner.credit(count, may_stay=may_stay)
-        finally:
-            if may_stay:
-                self._tickets.release()
+            return False
+        return runner.announce(count, let_go)
 
     def ready(self) -> list[str]:
         """The models whose tickets are welcome."""
@@ -136,7 +130,6 @@ class Device:
             model,
             self._workplace,
             build_engine=self._build_engine,
-            waiting_tickets=self._waiting_tickets,
             changed=self._changed,
             measured=self._note_measured,
         )

@@ -38,7 +38,7 @@ class Claim(Protocol):
 class Feeder:
     """Turns tickets into rows that are ready to join.
 
-    Tickets `credit` it, its own thread runs `run`, the batch loop takes rows and gives back
+    Tickets `announce` jobs, its own thread runs `run`, the batch loop takes rows and gives back
     slots. One condition guards all of it. `policy` gives the bounds that hold at the moment.
     Suspects wait beside the others until the batch is empty and all that left it is `committed`,
     but for so many jobs: what a suspect may kill must not take results along.
@@ -64,25 +64,31 @@ class Feeder:
         self._ready: deque[Row] = deque()
         self._held = 0
         self._announced = self._answered = 0
+        self._tickets: deque[tuple[int, Callable[[], None]]] = deque()
+        """What lets a ticket go when so many announced jobs are answered for."""
         self._since: float | None = None
         self._next_poll = self._next_search = 0.0
         self._quarantine = self._isolated = False
         self._suspects: list[Row] = []
         self._stopping = False
 
-    def credit(self, count: int, *, at_most: float | None) -> None:
-        """Take note of `count` new jobs and wait until a claim has answered for them.
+    def announce(self, count: int, let_go: Callable[[], None]) -> bool:
+        """Take note of `count` new jobs; whether the batch is too full to take them all at once.
 
-        Waiting (`at_most` so many seconds) keeps the ticket's thread busy, which leaves further
-        tickets to other workers.
+        Then `let_go` is called when claims have answered for them, or at the end.
         """
         with self._changed:
+            if self._stopping:
+                return False
             self._announced += count
-            mine = self._announced
             if self._since is None:
                 self._since = self._clock()
+            expected = self._held + self._announced - self._answered
+            waits = expected > self._policy().slots
+            if waits:
+                self._tickets.append((self._announced, let_go))
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._stopping or self._answered >= mine, at_most)
+            return waits
 
     def run(self) -> None:
         """Claim whenever the policy says so, until `stop`."""
@@ -145,7 +151,10 @@ class Feeder:
         """Claim no more and let go of all tickets."""
         with self._changed:
             self._stopping = True
+            answered = self._answered_tickets()
             self._changed.notify_all()
+        for let_go in answered:
+            let_go()
 
     def leftovers(self) -> list[Row]:
         """The rows that never joined; to be asked for when `run` has ended."""
@@ -230,7 +239,17 @@ class Feeder:
             if self._answered == self._announced:
                 self._since = None
             self._next_poll = now if full else now + self._poll_seconds
+            answered = self._answered_tickets()
             self._changed.notify_all()
+        for let_go in answered:
+            let_go()
+
+    def _answered_tickets(self) -> list[Callable[[], None]]:
+        """What lets those tickets go that wait no longer; at the end, that is all of them."""
+        answered = []
+        while self._tickets and (self._stopping or self._tickets[0][0] <= self._answered):
+            answered.append(self._tickets.popleft()[1])
+        return answered
 
     def _pause(self) -> None:
         with self._changed:

@@ -17,6 +17,7 @@ from workers import memory
 from workers.loading import Loaded, Loader
 from workers.serving import Serving, Workplace
 from workers.threads import vital_thread
+from workers.tickets import LetGo
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +35,6 @@ class ModelRunner:
         place: Workplace,
         *,
         build_engine: Callable[[ModelConfig], Engine],
-        waiting_tickets: int,
         changed: Callable[[], None],
         measured: Callable[[str, Measured], None],
     ) -> None:
@@ -45,12 +45,12 @@ class ModelRunner:
         self._place = place
         self._changed = changed
         self._measured = measured
-        self._tickets = threading.BoundedSemaphore(waiting_tickets)
         self._lock = threading.Lock()
         self._state = ServedModel(
             ModelState.LOADING, slots=self.model.max_batch_size, version=self.version
         )
-        self._usable, self._stopping = threading.Event(), threading.Event()
+        self._early: list[LetGo] = []
+        self._stopping = threading.Event()
         self._deadline = float("inf")
         self._loader = Loader(
             self.model, build=build_engine, stopping=self._stopping, become=self._become
@@ -63,23 +63,18 @@ class ModelRunner:
         """Begin loading; jobs are claimed once the model is ready."""
         self._main.start()
 
-    def credit(self, count: int, *, may_stay: bool = True) -> None:
-        """A ticket came in: wait with it until its jobs are claimed.
+    def announce(self, count: int, let_go: LetGo) -> bool:
+        """A ticket tells of so many new jobs; whether it has to wait for them.
 
-        Only so many tickets of one model wait for ever; further ones, and those that may not
-        stay, are let go after a while, so that another model's tickets find a free thread. No job
-        depends on them.
+        One that comes before the model is ready waits until it is: then whatever is queued is
+        claimed, announced or not.
         """
-        may_stay = may_stay and self._tickets.acquire(blocking=False)
-        at_most = None if may_stay else self._place.settings.worker.poll_seconds
-        try:
-            self._usable.wait(at_most)
+        with self._lock:
             serving = self._serving
-            if serving is not None:
-                serving.credit(count, at_most=at_most)
-        finally:
-            if may_stay:
-                self._tickets.release()
+            if serving is None and not self._stopping.is_set():
+                self._early.append(let_go)
+                return True
+        return serving is not None and serving.announce(count, let_go)
 
     @property
     def stuck_for(self) -> float:
@@ -132,9 +127,9 @@ class ModelRunner:
         with self._lock:
             self._deadline = min(self._deadline, deadline)
             self._stopping.set()
-            self._usable.set()
             if self._serving is not None:
                 self._serving.drain(self._deadline)
+        self._let_early_go()
         self._become(ModelState.DRAINING)
 
     def join(self) -> None:
@@ -172,17 +167,21 @@ class ModelRunner:
                 serving.drain(self._deadline)
             self._loaded, self._serving = loaded, serving
             self._state = ServedModel(state, engine.name, slots=engine.slots, version=self.version)
-            self._usable.set()
+        self._let_early_go()
         log.info("model.ready", model=self.model.name, engine=engine.name)
         self._changed()
         serving.run()
 
     def _let_go(self) -> None:
-        """Nothing can be served for now; tickets wait again, unless this is the end."""
+        """Nothing can be served for now."""
         with self._lock:
             self._loaded = self._serving = None
-            if not self._stopping.is_set():
-                self._usable.clear()
+
+    def _let_early_go(self) -> None:
+        with self._lock:
+            early, self._early = self._early, []
+        for let_go in early:
+            let_go()
 
     def _become(self, state: ModelState, reason: str | None = None) -> None:
         """Take on a state; a reason stays until the model is ready. Draining is the last one."""

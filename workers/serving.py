@@ -29,6 +29,7 @@ from workers.claims import Claims
 from workers.feeder import Feeder
 from workers.finisher import Finished, Finisher
 from workers.threads import vital_thread
+from workers.tickets import LetGo
 
 log = structlog.get_logger(__name__)
 
@@ -122,9 +123,9 @@ class Serving:
             self._finisher.stop(give_up_at=self._deadline)
             finishing.join()
 
-    def credit(self, count: int, *, at_most: float | None) -> None:
-        """Wait until jobs that a ticket told of are claimed, or for so many seconds."""
-        self._feeder.credit(count, at_most=at_most)
+    def announce(self, count: int, let_go: LetGo) -> bool:
+        """A ticket tells of so many new jobs; whether it has to wait for them."""
+        return self._feeder.announce(count, let_go)
 
     def drain(self, deadline: float) -> None:
         """Claim no more, and hand back what still runs at `deadline` (monotonic seconds)."""

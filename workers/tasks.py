@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any, NoReturn
 
 import structlog
-from celery import Celery, signals
+from celery import Celery, Task, signals
 from celery.worker.consumer import Consumer
 
-from nexus_jobs.adapters.ticket_message import TICKET_TASK, model_of, queue_of
 from nexus_jobs.adapters.engines.build import build_engine
+from nexus_jobs.adapters.ticket_message import TICKET_TASK, model_of, queue_of
 from nexus_jobs.bootstrap import Platform, connect
 from nexus_jobs.config import Settings
 from nexus_jobs.engine import Engine
@@ -25,6 +25,7 @@ from workers.consumer_watch import ConsumerWatch
 from workers.device import Device
 from workers.subscription import Subscription
 from workers.threads import vital_thread
+from workers.tickets import Tickets
 
 log = structlog.get_logger(__name__)
 
@@ -33,11 +34,11 @@ LAST_SECONDS = 3.0
 such as Redis or a database that does not answer, is left behind.
 """
 WAITING_TICKETS = 2
-"""Tickets of one model that may wait in a worker, each on a thread of its own."""
+"""Tickets of one model that may wait in a worker."""
 FEWEST_QUEUES = 3
-"""A worker that is told what to serve has threads for so many, though there are fewer models when
-it starts. Not for many more: threads without need take tickets that others could have. If more
-models come to it later, their tickets share the threads.
+"""A worker that is told what to serve has places for the tickets of so many models, though there
+are fewer when it starts. Not for many more: it would take tickets that others could have. If more
+models come to it later, their tickets share the places.
 """
 
 
@@ -46,11 +47,9 @@ def register(app: Celery, settings: Settings) -> None:
     life = _Life(settings)
 
     def generate(model: str, count: int) -> None:
-        if life.device is not None and life.watch is not None:
-            with life.watch.ticket():
-                life.device.credit(model, count)
+        raise NotImplementedError("a worker's strategy for tickets stands in for this")
 
-    app.task(generate, name=TICKET_TASK, ignore_result=True)
+    app.task(generate, name=TICKET_TASK, ignore_result=True, Strategy=life.strategy)
     # that somebody listens here keeps Celery from setting up logging of its own
     signals.setup_logging.connect(lambda **_: None, weak=False)
     signals.celeryd_init.connect(_or_exit(life.configure), weak=False)
@@ -85,11 +84,12 @@ class _Life:
         self.device: Device | None = None
         self.watch: ConsumerWatch | None = None
         self._managed = False
-        self._tickets = WAITING_TICKETS
+        self._places = WAITING_TICKETS
+        self.tickets: Tickets | None = None
         self._subscription: Subscription | None = None
 
     def configure(self, conf: Any, options: dict[str, Any], **_: Any) -> None:
-        """Before the worker reads its settings: logging, and a thread for each waiting ticket."""
+        """Before the worker reads its settings: logging, and how many tickets it takes in."""
         configure_logging()
         self._platform = connect(self._settings, answers=False)
         queues = len(options.get("queues") or ())
@@ -97,9 +97,9 @@ class _Life:
         if self._managed:
             registered = len(self._platform.store.models())
             queues = self._settings.worker.max_models or max(registered, FEWEST_QUEUES)
-        self._tickets = WAITING_TICKETS * queues
+        self._places = WAITING_TICKETS * queues
         spare = queues > 1  # for the tickets that may not stay
-        conf.worker_concurrency = self._tickets + spare
+        conf.worker_concurrency = self._places + spare  # Celery's prefetch count
 
     def start(self, sender: Any, **_: Any) -> None:
         """When the worker knows its queues: load their models, or wait to be told of some."""
@@ -113,9 +113,13 @@ class _Life:
             name=sender.hostname,
             fixed=None if self._managed else _served(queues.consume_from, platform.store.models()),
             build_engine=self._build_engine,
-            waiting_tickets=WAITING_TICKETS,
-            tickets_of_all=self._tickets,
             subscribe=self._subscribe,
+        )
+        self.tickets = Tickets(
+            self.device.announce,
+            of_a_model=WAITING_TICKETS,
+            of_all=self._places,
+            patience=self._settings.worker.poll_seconds,
         )
         serve_metrics(self._settings.metrics.prometheus_port)
         self.device.start()
@@ -123,15 +127,21 @@ class _Life:
     def watch_consumer(self, sender: Consumer, **_: Any) -> None:
         """When the worker takes its first tickets: see to it that it goes on to take them."""
         assert self._platform is not None  # noqa: S101 - Celery configures before it starts
-        assert self.device is not None  # noqa: S101 - nor is it ready before
+        assert self.device is not None and self.tickets is not None  # noqa: S101, PT018
         self._subscription = Subscription(sender)
         self.watch = ConsumerWatch(
             self.device.ready,
-            tickets=self._platform.tickets,
+            queue=self._platform.tickets,
+            here=self.tickets,
             restart=self._subscription.start_anew,
             clock=time.monotonic,
         )
         vital_thread("consumer watch", self.watch.run).start()
+
+    def strategy(self, task: Task, app: Celery, consumer: Consumer) -> Callable[..., None]:  # noqa: ARG002
+        """When the consumer begins: how it handles a ticket."""
+        assert self.tickets is not None  # noqa: S101 - it begins after `start`
+        return self.tickets.strategy(consumer)
 
     def _subscribe(self, models: Collection[str]) -> None:
         if self._subscription is not None:

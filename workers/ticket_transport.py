@@ -16,6 +16,8 @@ class TicketChannel(redis.Channel):  # type: ignore[misc]
     kombu takes one for a bug of its own, at which a Celery worker ends. (It has no types.)
     """
 
+    do_restore = False  # a ticket that is lost with its connection only delays
+
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)

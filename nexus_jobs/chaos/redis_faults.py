@@ -113,8 +113,8 @@ class StrangeSignals:
             json.dumps([stranger]).encode(),
         ]
         for channel in ("nexus:signal:ended", "nexus:signal:cancelled"):
-            for message in messages:
-                self._redis.client.publish(channel, message)
+            for one in messages:
+                self._redis.client.publish(channel, one)
 
     def heal(self) -> None:
         """Nothing stays."""

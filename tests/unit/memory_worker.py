@@ -25,7 +25,6 @@ class Worker:
         grace_seconds=5,
         stuck_seconds=60,
         managed=False,
-        tickets=2,
         **jobs,
     ):
         self.subscribed = set()
@@ -41,8 +40,7 @@ class Worker:
         self.store = self.platform.store
         self.device = Device(
             self.platform, name="w", fixed=None if managed else [model.name],
-            build_engine=engine if build is None else build, waiting_tickets=2,
-            tickets_of_all=tickets, subscribe=self._subscribe,
+            build_engine=engine if build is None else build, subscribe=self._subscribe,
         )  # fmt: skip
 
     def _subscribe(self, models):
@@ -61,6 +59,13 @@ class Worker:
         ]  # fmt: skip
         self.store.add(new)
         return self._ids
+
+    def ticket(self, count):
+        """Bring a ticket; what it returns is set when it may go."""
+        gone = threading.Event()
+        if not self.device.announce("simulated", count, gone.set):
+            gone.set()
+        return gone
 
     def ended(self, ids):
         return until(lambda: self._all_ended(ids), timeout=20)

@@ -6,6 +6,7 @@ from nexus_jobs.adapters.memory_queue import MemoryTickets
 from nexus_jobs.errors import QueueUnavailable
 from nexus_jobs.telemetry import consumer_stalls
 from workers.consumer_watch import STALLED_SECONDS, ConsumerWatch, StallPolicy
+from workers.tickets import Tickets
 
 QUIET = {"waiting": True, "held": 0, "taken": 0}
 
@@ -28,7 +29,7 @@ def test_after_a_restart_the_patience_starts_again():
     "well",
     [
         pytest.param({"waiting": False}, id="no ticket waits"),
-        pytest.param({"held": 1}, id="its threads hold tickets, since its batches are full"),
+        pytest.param({"held": 1}, id="tickets wait in it, since its batches are full"),
         pytest.param({"taken": 1}, id="a ticket came in"),
     ],
 )
@@ -52,8 +53,13 @@ class Watched:
     def __init__(self):
         self.now, self.restarts = 0.0, 0
         self.tickets = MemoryTickets()
+        self.here = Tickets(lambda *_: True, of_a_model=2, of_all=2, patience=1.0)
         self.watch = ConsumerWatch(
-            lambda: ["a", "b"], tickets=self.tickets, restart=self._restart, clock=lambda: self.now
+            lambda: ["a", "b"],
+            queue=self.tickets,
+            here=self.here,
+            restart=self._restart,
+            clock=lambda: self.now,
         )
 
     def _restart(self):
@@ -86,8 +92,8 @@ def test_tickets_of_other_models_are_not_its_business():
 def test_a_held_ticket_shows_that_the_consumer_is_well():
     watched = Watched()
     watched.tickets.ring({"a": 1})
-    with watched.watch.ticket():
-        watched.pass_by(5 * STALLED_SECONDS)
+    watched.here.take("a", 1, lambda: None, lambda *_: None)
+    watched.pass_by(5 * STALLED_SECONDS)
     assert watched.restarts == 0
 
 

@@ -1,10 +1,5 @@
 """What a worker promises, with a simulated engine and everything else in memory."""
 
-import threading
-import time
-
-import pytest
-
 from nexus_jobs.adapters.engines.words import WordTokenizer
 from nexus_jobs.errors import EngineError, ModelUnavailable, StoreUnavailable
 from nexus_jobs.fleet import ModelState
@@ -18,7 +13,7 @@ from tests.unit.memory_worker import MODEL, Worker, engine, slow_engine
 def test_jobs_are_run_and_answered_each_with_its_own_words(start):
     worker = start()
     ids = worker.add(*(f"job number {i}" for i in range(50)))
-    worker.device.credit("simulated", 50)
+    worker.ticket(50)
     jobs = worker.ended(ids)
     assert {job.state for job in jobs} == {State.SUCCEEDED}
     assert all(job.result.text.startswith(f"job number {i}") for i, job in enumerate(jobs))
@@ -32,21 +27,16 @@ def test_a_job_without_a_ticket_is_found_by_looking(start):
 
 def test_a_ticket_is_let_go_when_its_jobs_are_claimed(start):
     worker = start(slow_engine)
+    until(worker.device.ready)
     worker.add(*["x"] * 12, max_tokens=20, ignore_eos=True)
-    returned = threading.Event()
-
-    def ticket():
-        worker.device.credit("simulated", 12)
-        returned.set()
-
-    threading.Thread(target=ticket).start()
+    gone = worker.ticket(12)
     until(lambda: worker.store.counts().get(("simulated", State.RUNNING)) == 4)
-    assert not returned.is_set()
-    assert returned.wait(20)
+    assert not gone.is_set()
+    assert gone.wait(20)
 
 
 def test_a_ticket_for_nothing_is_let_go_at_once(start):
-    start().device.credit("simulated", 1000)
+    assert start().ticket(1000).wait(20)
 
 
 def test_rows_join_while_others_run_and_short_ones_leave_first(start):
@@ -54,7 +44,7 @@ def test_rows_join_while_others_run_and_short_ones_leave_first(start):
     (long,) = worker.add("long", max_tokens=200, ignore_eos=True)
     until(lambda: worker.state(long) is State.RUNNING)
     (short,) = worker.add("short", max_tokens=2)
-    worker.device.credit("simulated", 1)
+    worker.ticket(1)
     worker.ended([short])
     assert worker.state(long) is State.RUNNING
 
@@ -98,7 +88,7 @@ def test_a_lapsed_and_reclaimed_job_costs_no_slot(start, monkeypatch):
     with monkeypatch.context() as paused:
         paused.setattr(worker.store, "heartbeat", away)
         until(worker.store.requeue_lapsed, timeout=5)
-        worker.device.credit("simulated", 3)
+        worker.ticket(3)
         until(lambda: any(worker.store.get(i).attempt == 2 for i in ids))
     assert {job.state for job in worker.ended(ids)} == {State.SUCCEEDED}
     four = worker.add(*["x"] * 4, **options)
@@ -127,22 +117,6 @@ def test_an_answer_that_cannot_be_decoded_is_its_own_jobs_affair(start):
     poison, fine = worker.ended(worker.add("poison", "fine"))
     assert (poison.state, poison.error.code) == (State.DEAD, "internal_error")
     assert (fine.state, fine.attempt) == (State.SUCCEEDED, 1)
-
-
-@pytest.mark.parametrize(
-    ("of_all", "waiting"),
-    [(9, 2), (1, 1)],
-    ids=["no more than two of a model", "no more than there are threads for"],
-)
-def test_a_full_model_keeps_its_tickets_from_others_only_for_a_while(start, of_all, waiting):
-    worker = start(slow_engine, tickets=of_all)
-    worker.add(*["x"] * 20, max_tokens=200, ignore_eos=True)
-    until(lambda: worker.store.counts().get(("simulated", State.RUNNING)) == 4)
-    for _ in range(waiting):
-        threading.Thread(target=worker.device.credit, args=("simulated", 10), daemon=True).start()
-    started = time.monotonic()
-    worker.device.credit("simulated", 10)
-    assert 0.05 <= time.monotonic() - started < 1.5
 
 
 class NeverRuns:

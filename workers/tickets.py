@@ -1,0 +1,139 @@
+"""What becomes of a ticket in a worker: announced as it comes in, let go when it is answered.
+
+This is how Celery runs the ticket task here, its `Strategy`: a ticket only waits, for which it
+needs no thread. Celery takes in no more than its prefetch count of tickets that are not let go,
+which leaves further ones to other workers.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+from celery.worker.consumer import Consumer
+from kombu.message import Message
+
+log = structlog.get_logger(__name__)
+
+LetGo = Callable[[], None]
+
+
+class Announce(Protocol):
+    """Tells a model's batch of `count` new jobs; whether the ticket has to wait for them.
+
+    If so, `let_go` is called, from any thread, when it need not any longer.
+    """
+
+    def __call__(self, model: str, count: int, let_go: LetGo) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ticket:
+    model: str
+    let_go: LetGo
+
+
+class Tickets:
+    """The tickets of one worker.
+
+    So many `of_a_model`, and so many `of_all`, may wait as long as it takes. Further ones are let
+    go after `patience` seconds, so that those of another model can come in; no job depends on them.
+    """
+
+    def __init__(
+        self, announce: Announce, *, of_a_model: int, of_all: int, patience: float
+    ) -> None:
+        self._announce = announce
+        self._of_a_model = of_a_model
+        self._of_all = of_all
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._waiting: set[_Ticket] = set()
+        self.taken = 0
+        """All that ever came in."""
+
+    @property
+    def waiting(self) -> int:
+        """Those that wait here now."""
+        return len(self._waiting)
+
+    def take(
+        self, model: str, count: int, let_go: LetGo, later: Callable[[float, LetGo], object]
+    ) -> bool:
+        """Announce the jobs of a ticket; whether it waits, until `let_go` is called.
+
+        `later` calls something after so many seconds.
+        """
+        ticket = _Ticket(model, let_go)
+        with self._lock:
+            self.taken += 1
+            self._waiting.add(ticket)
+            of_model = sum(other.model == model for other in self._waiting)
+            surplus = of_model > self._of_a_model or len(self._waiting) > self._of_all
+
+        def leave() -> None:
+            if self._remove(ticket):
+                let_go()
+
+        waits = self._announce(model, count, leave)
+        if not waits:
+            self._remove(ticket)
+        elif surplus:
+            later(self._patience, leave)
+        return waits
+
+    def _remove(self, ticket: _Ticket) -> bool:
+        """Whether it was here until now."""
+        with self._lock:
+            was_here = ticket in self._waiting
+            self._waiting.discard(ticket)
+            return was_here
+
+    def strategy(self, consumer: Consumer) -> Callable[..., None]:
+        """What Celery calls with every message of the task, on the consumer's own thread."""
+        errors = consumer.connection_errors
+
+        def handle(message: Message, _body: None, acknowledge: Any, *_: Any) -> None:
+            told = _Told(message, consumer)
+
+            def let_go() -> None:
+                acknowledge(log, errors)
+                told.ended()
+
+            match message.payload:
+                case [[str(model), int(count)], *_] if count > 0:
+                    if self.take(model, count, let_go, consumer.timer.call_after):
+                        return
+                case _:
+                    log.warning("ticket.garbled")
+            message.ack_log_error(log, errors)
+            told.ended()
+
+        return handle
+
+
+class _Told:
+    """The events by which monitors such as Flower see a ticket, if any listens."""
+
+    def __init__(self, message: Message, consumer: Consumer) -> None:
+        headers = message.headers
+        self._id, self._since = headers.get("id"), time.monotonic()
+        self._events = consumer.event_dispatcher
+        self._send(
+            "task-received",
+            name=headers.get("task"),
+            args=headers.get("argsrepr"),
+            kwargs=headers.get("kwargsrepr"),
+            root_id=headers.get("root_id"),
+            retries=0,
+        )
+
+    def ended(self) -> None:
+        self._send("task-succeeded", result="", runtime=time.monotonic() - self._since)
+
+    def _send(self, kind: str, **fields: Any) -> None:
+        self._events.send(kind, uuid=self._id, **fields)
