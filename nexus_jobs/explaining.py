@@ -24,6 +24,7 @@ class Reason(StrEnum):
     BACKLOG = "backlog"
     RETRY = "retry"
     SUSPECT = "suspect"
+    BREAKER_OPEN = "breaker_open"
     LOADING = "loading"
     NOT_LOADED = "not_loaded"
     FAILED = "failed"
@@ -53,6 +54,8 @@ class Surroundings:
     reports: Sequence[WorkerReport]
     loading_since: Mapping[str, float]
     """When each worker was told to load the model."""
+    breaker_open: bool = False
+    """The job's route sends the model no jobs at the moment, since the last ones failed."""
 
     @property
     def served(self) -> list[ServedModel]:
@@ -66,6 +69,11 @@ def explain(job: Job, around: Surroundings) -> Wait:
     held_back = (job.run_after or 0.0) - around.now
     if held_back > 0 and reason in (Reason.STARTING, Reason.BACKLOG):
         reason, detail = Reason.RETRY, f"attempt {job.attempt + 1} begins in {held_back:.0f} s"
+    if around.breaker_open and reason in (Reason.STARTING, Reason.BACKLOG, Reason.RETRY):
+        reason, detail = Reason.BREAKER_OPEN, (
+            f"the last jobs of model {job.request.model!r} failed, so route {job.route!r} sends it "
+            f"no more for now; before this one runs: {detail}"
+        )
     if start_in is not None:
         start_in = round(max(start_in, held_back, 0.0), 1)
     return Wait(position=around.position, reason=reason, detail=detail, start_in=start_in)

@@ -8,10 +8,13 @@ from typing import Final
 
 from cachetools import TTLCache, cached
 
+from nexus_jobs.catalog import Catalog
 from nexus_jobs.explaining import Surroundings, Wait, explain
 from nexus_jobs.fleet import Assignment, RegisteredModel, WorkerReport
 from nexus_jobs.job import Job
 from nexus_jobs.ports import FleetStore, JobStore, ScheduleStore
+from nexus_jobs.router import Router
+from nexus_jobs.routing import Breaker
 
 COUNTED_JOBS: Final = 10_000
 """A position is counted up to here."""
@@ -29,8 +32,12 @@ class Standings:
         fleet: FleetStore,
         schedule: ScheduleStore,
         reports: Callable[[], Sequence[WorkerReport]],
+        catalog: Catalog,
+        router: Router,
     ) -> None:
         self._jobs = jobs
+        self._catalog = catalog
+        self._router = router
         self._schedule = schedule
         self._reports = reports
         fresh = cached(TTLCache(1, FRESH_SECONDS), lock=threading.Lock())
@@ -55,5 +62,13 @@ class Standings:
             loading_since={
                 one.worker: one.since for one in self._assignments() if one.model == model
             },
+            breaker_open=self._breaker_is_open(job),
         )
         return explain(job, around)
+
+    def _breaker_is_open(self, job: Job) -> bool:
+        route = self._catalog.routes().get(job.route) if job.route else None
+        if route is None:
+            return False
+        standing = self._router.standings(route).get(job.request.model)
+        return standing is not None and standing.breaker is Breaker.OPEN

@@ -66,6 +66,17 @@ def test_nobody_can_tell_how_long_a_backlog_lasts_that_does_not_move():
     assert explain(JOB, around(still, position=2)).start_in is None
 
 
+def test_a_route_that_lets_nothing_pass_is_told_with_what_the_job_waits_for_beside_it():
+    sent = replace(JOB, route="chat")
+    wait = explain(sent, replace(around(BUSY, position=7), breaker_open=True))
+    assert wait.reason is Reason.BREAKER_OPEN
+    assert wait.start_in == explain(sent, around(BUSY, position=7)).start_in
+    assert "route 'chat'" in wait.detail and "7 jobs come before it" in wait.detail
+    loading = ServedModel(ModelState.LOADING)
+    wait = explain(sent, replace(around(loading), breaker_open=True))
+    assert wait.reason is Reason.LOADING
+
+
 def test_a_model_that_loads_takes_as_long_as_it_did_before():
     loading = ServedModel(ModelState.LOADING)
     wait = explain(JOB, around(loading, loading={"w0": 995.0}))

@@ -7,6 +7,7 @@ import pytest
 
 from nexus_jobs.bootstrap import build_memory_services, settlement_on
 from nexus_jobs.errors import InvalidRequest, NoTarget
+from nexus_jobs.explaining import Reason
 from nexus_jobs.fleet import ModelState, ServedModel, WorkerReport
 from nexus_jobs.job import JobError, Outcome, SamplingParams
 from nexus_jobs.models import ModelConfig
@@ -157,6 +158,20 @@ def test_jobs_that_die_open_a_breaker_and_a_success_closes_it(services):
     services.jobs.submit([replace(ask(), model="short")])
     run(services, "short")
     assert standing(services, "short").breaker is Breaker.CLOSED
+
+
+def test_a_job_that_waits_behind_open_breakers_is_told_so(services):
+    put(services, failure_threshold=1, open_seconds=1000)
+    submit(services, *"ab")
+    run(services, "short", Event.BURY)
+    run(services, "long", Event.BURY)
+    (job,) = submit(services, "c")
+    assert job.request.model == "short"
+    assert services.standings.of(job).reason is Reason.BREAKER_OPEN
+    services.jobs.submit([replace(ask(), model="short")])
+    run(services, "short")
+    (job,) = submit(services, "d")
+    assert services.standings.of(job).reason is not Reason.BREAKER_OPEN
 
 
 def test_rows_of_bulks_are_routed_and_tell_how_their_models_are(services):
