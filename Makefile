@@ -35,8 +35,9 @@ demo: $(LIGHT)/.installed ## Run examples/prompts.csv through the whole platform
 up: $(LIGHT)/.installed ## Start the platform on http://127.0.0.1:8080; more with ARGS="--workers 2"
 	$(LIGHT)/bin/nexus up $(ARGS)
 
+# Side by side, since most of the time goes into waiting for processes.
 test: install ## Run all tests; some of them with ARGS="tests/unit -k batching"
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 
 check: install ## Lint, types, layers, and migrations against tables
 	.venv/bin/ruff check .
