@@ -2,33 +2,57 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import exp
+from dataclasses import dataclass, replace
+from math import exp, sqrt
 from typing import Final
 
+LOOK_SECONDS: Final = 5.0
+"""What is seen in a shorter time is gathered first."""
 LEVEL_SECONDS: Final = 30.0
 """An old rate counts for 1/e after so long."""
 TREND_SECONDS: Final = 120.0
 """The same for the trend: a trend is a slower thing to be sure of."""
+SURPRISE: Final = 3.0
+"""Standard deviations of a Poisson process. Two looks in a row that are further off, and to the
+same side, are no chance: a burst has begun or ended. One may be a client that sent many at once.
+"""
+SURPRISED: Final = 0.3
+"""What an old level and trend then still count for, at most."""
+MOST_GROWTH: Final = 2.0
+"""No trend is believed to lead further than to so many times the level."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """A level and its trend (Holt's linear smoothing, for observations of any length)."""
+    """A level and its trend (Holt's linear smoothing, for observations of any length), which follow
+    at once where the rate has plainly changed.
+    """
 
     level: float = 0.0
     """Events a second."""
     trend: float = 0.0
     """Events a second, more each second."""
+    surprise: float = 0.0
+    """By how many standard deviations the last look was off."""
+    gathered: tuple[float, float] = (0.0, 0.0)
+    """Events, and the seconds in which they came, that no look has counted yet."""
 
     def observe(self, events: float, seconds: float) -> Forecast:
         """The forecast after so many events in the next `seconds` (more than 0)."""
+        events, seconds = self.gathered[0] + events, self.gathered[1] + seconds
+        if seconds < LOOK_SECONDS:
+            return replace(self, gathered=(events, seconds))
+        due = max(1.0, (self.level + self.trend * seconds / 2) * seconds)
+        surprise = (events - due) / sqrt(due)
         keep, keep_trend = exp(-seconds / LEVEL_SECONDS), exp(-seconds / TREND_SECONDS)
+        if min(surprise, self.surprise) > SURPRISE or max(surprise, self.surprise) < -SURPRISE:
+            keep, keep_trend = min(keep, SURPRISED), min(keep_trend, SURPRISED)
         expected = self.level + self.trend * seconds
         level = keep * expected + (1 - keep) * events / seconds
         slope = (level - self.level) / seconds
-        return Forecast(max(0.0, level), keep_trend * self.trend + (1 - keep_trend) * slope)
+        trend = keep_trend * self.trend + (1 - keep_trend) * slope
+        return Forecast(max(0.0, level), trend, surprise)
 
     def ahead(self, seconds: float) -> float:
         """Events a second that are expected so far ahead; never below 0."""
-        return max(0.0, self.level + self.trend * seconds)
+        return max(0.0, min(self.level + self.trend * seconds, MOST_GROWTH * self.level))

@@ -103,6 +103,41 @@ def test_a_forecast_follows_a_level_and_a_trend():
     assert 0 <= falling.ahead(600) < rising.level
 
 
+def seen(*looks, forecast=None):
+    """A forecast that expected a hundred events in ten seconds, after looks of that length."""
+    forecast = forecast or Forecast(10.0)
+    for events in looks:
+        forecast = forecast.observe(events, 10)
+    return forecast
+
+
+def test_a_rate_that_has_plainly_changed_is_believed_after_two_looks():
+    assert seen(400).level < 20
+    assert seen(400, 400).level > 25
+    assert seen(400, 400, 400).level > 35
+    assert seen(400, 400, 0, 0).level < seen(400, 400).level / 2
+
+
+def test_chance_or_one_client_that_sends_many_at_once_is_no_burst():
+    assert seen(115, 88, 110, 95).level == pytest.approx(10, rel=0.05)
+    assert seen(400, 100, 400, 100).ahead(60) < 30
+
+
+def test_what_is_seen_in_a_moment_is_gathered():
+    second_by_second = Forecast(10.0)
+    for _ in range(20):
+        second_by_second = second_by_second.observe(20, 1)
+    five_by_five = Forecast(10.0)
+    for _ in range(4):
+        five_by_five = five_by_five.observe(100, 5)
+    assert second_by_second == five_by_five
+
+
+def test_no_trend_leads_further_than_to_twice_the_level():
+    rising = seen(400, 800, 1600)
+    assert rising.ahead(600) == pytest.approx(2 * rising.level)
+
+
 def test_the_command_prints_one_row_for_each_assignment(capsys, monkeypatch):
     size = ["--workers", "8", "--models", "4", "--hours", "0.5"]
     monkeypatch.setattr("sys.argv", ["nexus", "simulate", *size, "--json"])
