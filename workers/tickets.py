@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
@@ -31,12 +30,6 @@ class Announce(Protocol):
     def __call__(self, model: str, count: int, let_go: LetGo) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Ticket:
-    model: str
-    let_go: LetGo
-
-
 class Tickets:
     """The tickets of one worker.
 
@@ -52,7 +45,8 @@ class Tickets:
         self._of_all = of_all
         self._patience = patience
         self._lock = threading.Lock()
-        self._waiting: set[_Ticket] = set()
+        self._waiting: dict[object, str] = {}
+        """The model of each ticket that is here."""
         self.taken = 0
         """All that ever came in."""
 
@@ -68,12 +62,12 @@ class Tickets:
 
         `later` calls something after so many seconds.
         """
-        ticket = _Ticket(model, let_go)
+        ticket = object()
         with self._lock:
             self.taken += 1
-            self._waiting.add(ticket)
-            of_model = sum(other.model == model for other in self._waiting)
-            surplus = of_model > self._of_a_model or len(self._waiting) > self._of_all
+            self._waiting[ticket] = model
+            models = list(self._waiting.values())
+            surplus = models.count(model) > self._of_a_model or len(models) > self._of_all
 
         def leave() -> None:
             if self._remove(ticket):
@@ -86,12 +80,10 @@ class Tickets:
             later(self._patience, leave)
         return waits
 
-    def _remove(self, ticket: _Ticket) -> bool:
+    def _remove(self, ticket: object) -> bool:
         """Whether it was here until now."""
         with self._lock:
-            was_here = ticket in self._waiting
-            self._waiting.discard(ticket)
-            return was_here
+            return self._waiting.pop(ticket, None) is not None
 
     def strategy(self, consumer: Consumer) -> Callable[..., None]:
         """What Celery calls with every message of the task, on the consumer's own thread."""

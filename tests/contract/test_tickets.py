@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import pytest
+from celery import Celery
 
 from nexus_jobs.adapters.celery_tickets import MOST_WAITING, CeleryTickets
 from nexus_jobs.adapters.memory_queue import MemoryTickets
@@ -38,6 +40,24 @@ def test_many_jobs_become_several_tickets_that_any_worker_can_take(redis_url, li
     assert sorted(message["headers"]["argsrepr"] for message in messages) == [
         "('m', 10)", "('m', 10)", "('m', 5)",
     ]  # fmt: skip
+
+
+def test_a_ticket_reads_as_if_celery_had_sent_it(redis_url, link):
+    with Celery(broker=redis_url) as app:
+        app.send_task("nexus.generate", ("m", 3), queue="theirs", ignore_result=True)
+    celery_tickets(redis_url).ring({"m": 3})
+    (theirs,), (ours,) = (
+        [json.loads(raw) for raw in link.client.lrange(queue, 0, -1)]
+        for queue in ("theirs", "nexus.m")
+    )
+    own = {"id", "root_id", "origin", "correlation_id", "delivery_tag", "delivery_info"}
+    for part in ("headers", "properties"):
+        mine, celerys = ours.pop(part), theirs.pop(part)
+        assert mine.keys() <= celerys.keys()
+        assert {k: mine[k] for k in mine.keys() - own} == {k: celerys[k] for k in mine.keys() - own}
+    mine, celerys = (json.loads(base64.b64decode(each.pop("body"))) for each in (ours, theirs))
+    assert mine == celerys
+    assert ours == theirs
 
 
 def test_redis_stays_small_however_many_jobs_are_announced(redis_url, link):

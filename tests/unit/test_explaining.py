@@ -71,7 +71,8 @@ def test_a_route_that_lets_nothing_pass_is_told_with_what_the_job_waits_for_besi
     wait = explain(sent, replace(around(BUSY, position=7), breaker_open=True))
     assert wait.reason is Reason.BREAKER_OPEN
     assert wait.start_in == explain(sent, around(BUSY, position=7)).start_in
-    assert "route 'chat'" in wait.detail and "7 jobs come before it" in wait.detail
+    assert "route 'chat'" in wait.detail
+    assert "7 jobs come before it" in wait.detail
     loading = ServedModel(ModelState.LOADING)
     wait = explain(sent, replace(around(loading), breaker_open=True))
     assert wait.reason is Reason.LOADING
