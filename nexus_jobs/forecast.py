@@ -16,8 +16,9 @@ SURPRISE: Final = 3.0
 """Standard deviations of a Poisson process. Two looks in a row that are further off, and to the
 same side, are no chance: a burst has begun or ended. One may be a client that sent many at once.
 """
-SURPRISED: Final = 0.3
-"""What an old level and trend then still count for, at most."""
+SURPRISED_LEVEL_SECONDS: Final = 10.0
+SURPRISED_TREND_SECONDS: Final = 20.0
+"""What stands in for the longer times then."""
 MOST_GROWTH: Final = 2.0
 """No trend is believed to lead further than to so many times the level."""
 
@@ -44,9 +45,10 @@ class Forecast:
             return replace(self, gathered=(events, seconds))
         due = max(1.0, (self.level + self.trend * seconds / 2) * seconds)
         surprise = (events - due) / sqrt(due)
-        keep, keep_trend = exp(-seconds / LEVEL_SECONDS), exp(-seconds / TREND_SECONDS)
+        level_seconds, trend_seconds = LEVEL_SECONDS, TREND_SECONDS
         if min(surprise, self.surprise) > SURPRISE or max(surprise, self.surprise) < -SURPRISE:
-            keep, keep_trend = min(keep, SURPRISED), min(keep_trend, SURPRISED)
+            level_seconds, trend_seconds = SURPRISED_LEVEL_SECONDS, SURPRISED_TREND_SECONDS
+        keep, keep_trend = exp(-seconds / level_seconds), exp(-seconds / trend_seconds)
         expected = self.level + self.trend * seconds
         level = keep * expected + (1 - keep) * events / seconds
         slope = (level - self.level) / seconds

@@ -14,6 +14,7 @@ from nexus_jobs.errors import StoreUnavailable
 from nexus_jobs.execution import Row
 from nexus_jobs.job import Job, Lease
 from nexus_jobs.ports import Clock
+from workers.tickets import LetGo
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +65,7 @@ class Feeder:
         self._ready: deque[Row] = deque()
         self._held = 0
         self._announced = self._answered = 0
-        self._tickets: deque[tuple[int, Callable[[], None]]] = deque()
+        self._tickets: deque[tuple[int, LetGo]] = deque()
         """What lets a ticket go when so many announced jobs are answered for."""
         self._since: float | None = None
         self._next_poll = self._next_search = 0.0
@@ -72,7 +73,7 @@ class Feeder:
         self._suspects: list[Row] = []
         self._stopping = False
 
-    def announce(self, count: int, let_go: Callable[[], None]) -> bool:
+    def announce(self, count: int, let_go: LetGo) -> bool:
         """Take note of `count` new jobs; whether the batch is too full to take them all at once.
 
         Then `let_go` is called when claims have answered for them, or at the end.
@@ -244,7 +245,7 @@ class Feeder:
         for let_go in answered:
             let_go()
 
-    def _answered_tickets(self) -> list[Callable[[], None]]:
+    def _answered_tickets(self) -> list[LetGo]:
         """What lets those tickets go that wait no longer; at the end, that is all of them."""
         answered = []
         while self._tickets and (self._stopping or self._tickets[0][0] <= self._answered):
