@@ -98,8 +98,15 @@ def _not_ready(model: RegisteredModel, around: Surroundings) -> tuple[Reason, st
     states = {one.state for one in around.served}
     if states & {ModelState.LOADING, ModelState.WARMING}:
         since = min(around.loading_since.values(), default=around.now)
-        left = max(0.0, since + model.load_seconds - around.now)
-        return Reason.LOADING, f"no worker has the model: loading, about {left:.0f} s more", left
+        left = since + model.load_seconds - around.now
+        if left >= 0:
+            detail = f"no worker has the model: loading, about {left:.0f} s more"
+            return Reason.LOADING, detail, left
+        detail = (
+            f"no worker has the model: loading for {around.now - since:.0f} s, where "
+            f"{model.load_seconds:.0f} s were expected"
+        )
+        return Reason.LOADING, detail, None
     failures = [one.reason for one in around.served if one.state is ModelState.FAILED]
     if failures:
         return Reason.FAILED, f"the model could not be loaded: {failures[0]}", None

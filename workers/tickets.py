@@ -128,4 +128,5 @@ class _Told:
         self._send("task-succeeded", result="", runtime=time.monotonic() - self._since)
 
     def _send(self, kind: str, **fields: Any) -> None:
-        self._events.send(kind, uuid=self._id, **fields)
+        if self._events is not None:  # a worker without events, heartbeats and gossip
+            self._events.send(kind, uuid=self._id, **fields)

@@ -82,6 +82,9 @@ def test_a_model_that_loads_takes_as_long_as_it_did_before():
     loading = ServedModel(ModelState.LOADING)
     wait = explain(JOB, around(loading, loading={"w0": 995.0}))
     assert (wait.reason, wait.start_in) == (Reason.LOADING, 15)
+    overdue = explain(JOB, around(loading, loading={"w0": 900.0}))
+    assert (overdue.reason, overdue.start_in) == (Reason.LOADING, None)
+    assert "loading for 100 s, where 20 s were expected" in overdue.detail
     other = WorkerReport(id="w", host="h", pid=1, device="cpu")
     ordered = replace(around(loading={"w": 1000.0}), reports=[other])
     assert explain(JOB, ordered).reason is Reason.LOADING
