@@ -32,7 +32,11 @@ class Roles(Stack):
 
     def add(self, name: str, *arguments: str) -> None:
         """Start a role under a name, as in `add("w1", "worker", "--name", "w1")`."""
-        self._commands[name] = [*self.nexus, *arguments]
+        self.add_command(name, [*self.nexus, *arguments])
+
+    def add_command(self, name: str, command: Sequence[str]) -> None:
+        """Start something else under a name."""
+        self._commands[name] = command
         self.begin(name)
 
     def add_api(self, name: str) -> int:

@@ -9,7 +9,7 @@ import redis
 from nexus_jobs.adapters.celery_tickets import MOST_WAITING, CeleryTickets
 from nexus_jobs.adapters.redis_link import RedisLink
 from nexus_jobs.config import Settings
-from tests.e2e.stack import free_port, until
+from tests.e2e.stack import SIMULATED, free_port, until
 
 
 def test_celery_shows_the_queue_of_every_model(stack):
@@ -28,6 +28,20 @@ def test_a_worker_that_cannot_start_says_why_and_ends(stack):
     )
     assert ended.returncode == 1
     assert "'nexus.typo' is of no registered model" in ended.stderr
+
+
+def test_a_worker_that_celery_starts_takes_tickets(make_roles):
+    roles = make_roles(SIMULATED)
+    roles.env["NEXUS_WORKER__POLL_SECONDS"] = "60"  # it finds no job without having been told
+    url = f"http://127.0.0.1:{roles.add_api('api')}/api/v1/generate"
+    bare = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    worker = ["celery", "-A", "workers.app", "worker", "-Q", "nexus.simulated", *bare]
+    roles.add_command("w1", [sys.executable, "-m", *worker])
+    roles.await_models("w1")
+    body = {"model": "simulated", "cache": "no"}
+    for prompt in ("one", "two", "three"):
+        answer = httpx.post(url, json={**body, "prompt": prompt}, timeout=30)
+        assert answer.status_code == 200
 
 
 def test_flower_shows_workers_queues_and_tickets(stack):
