@@ -56,7 +56,7 @@ def busy(make_roles) -> Busy:
 def test_what_fits_is_finished_and_the_rest_starts_elsewhere_at_once(busy):
     busy.roles.add_worker("w2")
     assert busy.roles.terminate("w1") < GRACE_SECONDS + LAST_SECONDS
-    until(lambda: busy.of(LONG) == {("running", 1, "w2")}, timeout=5)
+    until(lambda: busy.of(LONG) == {("running", 1, "w2")}, timeout=30)
     assert busy.of(SHORT) == {("succeeded", 1, "w1")}
     until(lambda: busy.of(LONG) == {("succeeded", 1, "w2")})
     assert busy.roles.sql("SELECT count(*) FROM results") == [(len(busy.jobs),)]
