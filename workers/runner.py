@@ -145,7 +145,7 @@ class ModelRunner:
                 log.error("engine.died", model=self.model.name, reason=str(error))
                 self._become(ModelState.LOADING, str(error))
             finally:
-                self._let_go()
+                self._end_serving()
                 loaded.engine.close()
         memory.give_back()
         self.gone = True
@@ -172,8 +172,7 @@ class ModelRunner:
         self._changed()
         serving.run()
 
-    def _let_go(self) -> None:
-        """Nothing can be served for now."""
+    def _end_serving(self) -> None:
         with self._lock:
             self._loaded = self._serving = None
 

@@ -18,13 +18,14 @@ from kombu.message import Message
 
 log = structlog.get_logger(__name__)
 
-LetGo = Callable[[], None]
+LetGo = Callable[[], object]
+"""Lets a ticket go; any thread may call it, and it does not block."""
 
 
 class Announce(Protocol):
     """Tells a model's batch of `count` new jobs; whether the ticket has to wait for them.
 
-    If so, `let_go` is called, from any thread, when it need not any longer.
+    If so, `let_go` is called when it need not any longer.
     """
 
     def __call__(self, model: str, count: int, let_go: LetGo) -> bool: ...
@@ -45,8 +46,8 @@ class Tickets:
         self._of_all = of_all
         self._patience = patience
         self._lock = threading.Lock()
-        self._waiting: dict[object, str] = {}
-        """The model of each ticket that is here."""
+        self._waiting: dict[object, tuple[str, LetGo]] = {}
+        """The model of each ticket that is here, and what lets it go."""
         self.taken = 0
         """All that ever came in."""
 
@@ -65,13 +66,14 @@ class Tickets:
         ticket = object()
         with self._lock:
             self.taken += 1
-            self._waiting[ticket] = model
-            models = list(self._waiting.values())
+            self._waiting[ticket] = model, let_go
+            models = [held for held, _ in self._waiting.values()]
             surplus = models.count(model) > self._of_a_model or len(models) > self._of_all
 
-        def leave() -> None:
-            if self._remove(ticket):
-                let_go()
+        def leave() -> None:  # whoever keeps this keeps no more of the ticket
+            left = self._remove(ticket)
+            if left is not None:
+                left()
 
         waits = self._announce(model, count, leave)
         if not waits:
@@ -80,32 +82,46 @@ class Tickets:
             later(self._patience, leave)
         return waits
 
-    def _remove(self, ticket: object) -> bool:
-        """Whether it was here until now."""
+    def _remove(self, ticket: object) -> LetGo | None:
+        """What lets the ticket go, if it was here until now."""
         with self._lock:
-            return self._waiting.pop(ticket, None) is not None
+            return self._waiting.pop(ticket, (None, None))[1]
 
     def strategy(self, consumer: Consumer) -> Callable[..., None]:
-        """What Celery calls with every message of the task, on the consumer's own thread."""
-        errors = consumer.connection_errors
+        """What Celery calls with every message of the task, on the consumer's own thread.
 
-        def handle(message: Message, _body: None, acknowledge: Any, *_: Any) -> None:
+        Celery asks for it whenever it has connected; it knows nothing of earlier tickets then.
+        """
+        with self._lock:
+            self._waiting.clear()
+
+        def handle(message: Message, *_: Any) -> None:
             told = _Told(message, consumer)
 
-            def let_go() -> None:
-                acknowledge(log, errors)
+            def release() -> None:
+                message.ack_log_error(log, consumer.connection_errors)
                 told.ended()
 
-            match message.payload:
+            match _content(message):
                 case [[str(model), int(count)], *_] if count > 0:
+                    # releasing a ticket is the business of the consumer's thread
+                    let_go = lambda: consumer.call_soon(release)  # noqa: E731
                     if self.take(model, count, let_go, consumer.timer.call_after):
                         return
                 case _:
                     log.warning("ticket.garbled")
-            message.ack_log_error(log, errors)
-            told.ended()
+            release()
 
         return handle
+
+
+def _content(message: Message) -> object:
+    """What the message says, or None: anybody may have written it."""
+    try:
+        return message.payload
+    except Exception as error:
+        log.warning("ticket.unreadable", reason=type(error).__name__)
+        return None
 
 
 class _Told:
@@ -113,8 +129,8 @@ class _Told:
 
     def __init__(self, message: Message, consumer: Consumer) -> None:
         headers = message.headers
+        self._consumer = consumer
         self._id, self._since = headers.get("id"), time.monotonic()
-        self._events = consumer.event_dispatcher
         self._send(
             "task-received",
             name=headers.get("task"),
@@ -128,5 +144,6 @@ class _Told:
         self._send("task-succeeded", result="", runtime=time.monotonic() - self._since)
 
     def _send(self, kind: str, **fields: Any) -> None:
-        if self._events is not None:  # a worker without events, heartbeats and gossip
-            self._events.send(kind, uuid=self._id, **fields)
+        events = self._consumer.event_dispatcher
+        if events is not None:  # a worker without events, heartbeats and gossip has none
+            events.send(kind, uuid=self._id, **fields)

@@ -10,8 +10,9 @@ from nexus_jobs.adapters.redis_link import RedisLink
 from nexus_jobs.adapters.ticket_message import queue_of, ticket
 
 MOST_WAITING = 32
-"""Tickets of one model in Redis. More jobs need no more tickets: a claim takes whatever is queued,
-and a worker whose claim was filled claims again by itself.
+"""Tickets of one model in Redis, about: each process that rings counts by itself. More jobs need no
+more tickets: a claim takes whatever is queued, and a worker whose claim was filled claims again by
+itself.
 """
 
 
@@ -27,20 +28,21 @@ class CeleryTickets:
     def ring(self, counts: Mapping[str, int]) -> None:
         with self._link as client:
             for model, count in counts.items():
-                room = self._room(model)
-                tickets = [ticket(model, jobs) for jobs in islice(self._split(count), room)]
-                if tickets:
+                sizes = list(islice(self._split(count), MOST_WAITING))
+                room = self._room(model, len(sizes))
+                if room > 0:
+                    tickets = [ticket(model, jobs) for jobs in sizes[:room]]
                     self._waiting[model] = client.lpush(queue_of(model), *tickets)
 
     def waiting(self, model: str) -> int:
         with self._link as client:
             return client.llen(queue_of(model))
 
-    def _room(self, model: str) -> int:
-        """How many more tickets may wait; looks only when there may be none."""
-        if self._waiting[model] >= MOST_WAITING:
+    def _room(self, model: str, wanted: int) -> int:
+        """How many more tickets may wait; looks only when there may not be as much as wanted."""
+        if self._waiting[model] + wanted > MOST_WAITING:
             self._waiting[model] = self.waiting(model)
-        return max(MOST_WAITING - self._waiting[model], 0)
+        return MOST_WAITING - self._waiting[model]
 
     def _split(self, count: int) -> Iterator[int]:
         for start in range(0, count, self._ticket_jobs):

@@ -68,6 +68,14 @@ def test_redis_stays_small_however_many_jobs_are_announced(redis_url, link):
     assert tickets.waiting("other") == 3
 
 
+def test_tickets_that_were_taken_meanwhile_leave_room(redis_url, link):
+    tickets = celery_tickets(redis_url)
+    tickets.ring({"m": 10 * (MOST_WAITING - 1)})
+    link.client.delete("nexus.m")
+    tickets.ring({"m": 200})
+    assert tickets.waiting("m") == 20
+
+
 def test_a_redis_that_is_away_is_told_and_not_asked_again_at_once():
     tickets = celery_tickets(DEAD_URL)
     with pytest.raises(QueueUnavailable):

@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.stack import SIMULATED, Stack, until
 
-FRAIL = {**SIMULATED, "name": "frail", "simulated": {"poison": "bad"}}
+FRAIL = {**SIMULATED, "name": "frail", "simulated": {"poison": "bad", "step_ms": 5}}
 SOUND = {**SIMULATED, "name": "sound"}
 GONE = {"name": "gone", "type": "openvino", "path": "no-such-folder"}
 
@@ -60,6 +60,25 @@ def test_traffic_leaves_a_target_that_fails_and_comes_back_by_a_probe(stack: Sta
     until(lambda: ask(stack, "chat", "good") == ("frail", "succeeded"))
     assert frail(stack, "chat")["breaker"] == "closed"
     assert Counter(ask(stack, "chat", "good")[0] for _ in range(6)) == {"frail": 3, "sound": 3}
+
+
+def test_a_job_that_waits_behind_an_open_breaker_is_told_so(stack: Stack) -> None:
+    put(stack, "narrow", "frail")
+    for _ in range(3):
+        stack.generate(model="frail", prompt="bad", cache="no")
+    assert frail(stack, "narrow")["breaker"] == "open"
+    batch = {"model": "frail", "prompts": ["good"] * 16, "max_tokens": 2000, "ignore_eos": True}
+    filling = stack.http.post(
+        "/api/v1/generate/batch", json=batch, headers={"Prefer": "wait=0"}
+    ).json()["bulk_id"]
+    counts = lambda: stack.http.get(f"/api/v1/bulk/{filling}").json()["counts"]  # noqa: E731
+    until(lambda: counts()["running"] == 16)
+    job = stack.http.post("/api/v1/jobs", json={"model": "narrow", "prompt": "x"}).json()
+    waiting = stack.http.get(f"/api/v1/jobs/{job['id']}").json()["waiting"]
+    assert waiting["reason"] == "breaker_open"
+    assert "route 'narrow' sends it no more for now" in waiting["detail"]
+    stack.http.delete(f"/api/v1/bulk/{filling}")
+    until(lambda: stack.http.get(f"/api/v1/jobs/{job['id']}").json()["state"] == "succeeded")
 
 
 def test_a_fallback_takes_over_from_a_model_that_could_not_be_loaded(stack: Stack) -> None:

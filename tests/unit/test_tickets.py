@@ -1,8 +1,38 @@
 """Which tickets wait in a worker, and for how long."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from workers.tickets import Tickets
+
+
+class Message:
+    """What kombu hands to a strategy."""
+
+    def __init__(self, payload):
+        self.headers, self._payload, self.acknowledged = {"id": "1"}, payload, 0
+
+    @property
+    def payload(self):
+        if isinstance(self._payload, Exception):
+            raise self._payload
+        return self._payload
+
+    def ack_log_error(self, log, errors):
+        self.acknowledged += 1
+
+
+class Consumer:
+    """Celery's, as far as a strategy needs it; nobody listens to its events."""
+
+    connection_errors, event_dispatcher = (), None
+
+    def __init__(self):
+        self.timer, self.soon = SimpleNamespace(call_after=lambda *_: None), []
+
+    def call_soon(self, call):
+        self.soon.append(call)
 
 
 class Here:
@@ -72,3 +102,33 @@ def test_a_full_model_keeps_its_tickets_from_others_only_for_a_while(models, sur
         here.answer(number)
     assert sorted(here.gone) == list(range(1, len(models) + 1))
     assert here.tickets.waiting == 0
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [[["m", "many"], {}, {}], [["m", -5], {}, {}], [], "m", None, TypeError("unhashable")],
+    ids=["no number", "less than none", "empty", "text", "nothing", "unreadable"],
+)
+def test_what_is_no_ticket_is_acknowledged_and_forgotten(payload):
+    here, message = Here(), Message(payload)
+    here.tickets.strategy(Consumer())(message)
+    assert (message.acknowledged, here.announced, here.tickets.waiting) == (1, [], 0)
+
+
+def test_a_ticket_that_waited_is_acknowledged_on_the_consumers_own_thread():
+    here, consumer, message = Here(), Consumer(), Message([["m", 5], {}, {}])
+    here.tickets.strategy(consumer)(message, None, None, None, None)
+    assert (message.acknowledged, here.tickets.waiting) == (0, 1)
+    here.answer(1)
+    assert (message.acknowledged, here.tickets.waiting) == (0, 0)
+    consumer.soon.pop()()
+    assert message.acknowledged == 1
+
+
+def test_a_new_connection_begins_without_tickets():
+    here = Here()
+    here.take("m")
+    here.tickets.strategy(Consumer())
+    assert here.tickets.waiting == 0
+    here.answer(1)
+    assert here.gone == []
