@@ -37,7 +37,7 @@ up: $(LIGHT)/.installed ## Start the platform on http://127.0.0.1:8080; more wit
 
 # Side by side, since most of the time goes into waiting for processes.
 test: install ## Run all tests; some of them with ARGS="tests/unit -k batching"
-	.venv/bin/python -m pytest --numprocesses 3 --dist loadfile $(ARGS)
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 check: install ## Lint, types, layers, and migrations against tables
 	.venv/bin/ruff check .
