@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -104,8 +105,7 @@ class Tickets:
 
             match _content(message):
                 case [[str(model), int(count)], *_] if count > 0:
-                    # releasing a ticket is the business of the consumer's thread
-                    let_go = lambda: consumer.call_soon(release)  # noqa: E731
+                    let_go = partial(consumer.call_soon, release)  # only its thread may release it
                     if self.take(model, count, let_go, consumer.timer.call_after):
                         return
                 case _:
