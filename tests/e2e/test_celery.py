@@ -92,7 +92,7 @@ def test_a_full_worker_leaves_tickets_to_others(stack):
     tickets = CeleryTickets(link, ticket_jobs=1)
     tickets.ring({"slow": MOST_WAITING})
     until(lambda: tickets.waiting("slow") < MOST_WAITING)
-    # it may hold one for each thread and fetch as many ahead, but not all
+    # it may hold two of each model, and one to spare, but not all
     assert tickets.waiting("slow") > MOST_WAITING / 2
     link.client.delete("nexus.slow")
     stack.http.delete(bulk)

@@ -103,9 +103,9 @@ def test_a_forecast_follows_a_level_and_a_trend():
     assert 0 <= falling.ahead(600) < rising.level
 
 
-def seen(*looks, forecast=None):
+def seen(*looks):
     """A forecast that expected a hundred events in ten seconds, after looks of that length."""
-    forecast = forecast or Forecast(10.0)
+    forecast = Forecast(10.0)
     for events in looks:
         forecast = forecast.observe(events, 10)
     return forecast
