@@ -81,11 +81,11 @@ class _Life:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._platform: Platform | None = None
-        self.device: Device | None = None
-        self.watch: ConsumerWatch | None = None
+        self._device: Device | None = None
+        self._watch: ConsumerWatch | None = None
         self._managed = False
         self._places = WAITING_TICKETS
-        self.tickets: Tickets | None = None
+        self._tickets: Tickets | None = None
         self._subscription: Subscription | None = None
 
     def configure(self, conf: Any, options: dict[str, Any], **_: Any) -> None:
@@ -108,40 +108,40 @@ class _Life:
         queues = sender.app.amqp.queues
         if self._managed:
             queues.deselect(list(queues.consume_from))  # Celery's own default one
-        self.device = Device(
+        self._device = Device(
             platform,
             name=sender.hostname,
             fixed=None if self._managed else _served(queues.consume_from, platform.store.models()),
             build_engine=self._build_engine,
             subscribe=self._subscribe,
         )
-        self.tickets = Tickets(
-            self.device.announce,
+        self._tickets = Tickets(
+            self._device.announce,
             of_a_model=WAITING_TICKETS,
             of_all=self._places,
             patience=self._settings.worker.poll_seconds,
         )
         serve_metrics(self._settings.metrics.prometheus_port)
-        self.device.start()
+        self._device.start()
 
     def watch_consumer(self, sender: Consumer, **_: Any) -> None:
         """When the worker takes its first tickets: see to it that it goes on to take them."""
         assert self._platform is not None  # noqa: S101 - Celery configures before it starts
-        assert self.device is not None and self.tickets is not None  # noqa: S101, PT018
+        assert self._device is not None and self._tickets is not None  # noqa: S101, PT018
         self._subscription = Subscription(sender)
-        self.watch = ConsumerWatch(
-            self.device.ready,
+        self._watch = ConsumerWatch(
+            self._device.ready,
             queue=self._platform.tickets,
-            here=self.tickets,
+            here=self._tickets,
             restart=self._subscription.start_anew,
             clock=time.monotonic,
         )
-        vital_thread("consumer watch", self.watch.run).start()
+        vital_thread("consumer watch", self._watch.run).start()
 
     def strategy(self, task: Task, app: Celery, consumer: Consumer) -> Callable[..., None]:  # noqa: ARG002
         """When the consumer begins: how it handles a ticket."""
-        assert self.tickets is not None  # noqa: S101 - it begins after `start`
-        return self.tickets.strategy(consumer)
+        assert self._tickets is not None  # noqa: S101 - it begins after `start`
+        return self._tickets.strategy(consumer)
 
     def _subscribe(self, models: Collection[str]) -> None:
         if self._subscription is not None:
@@ -161,18 +161,18 @@ class _Life:
         threading.Thread(target=self._drain, name="drain", daemon=True).start()
 
     def _drain(self) -> None:
-        if self.watch is not None:
-            self.watch.stop()
-        if self.device is not None:
-            self.device.drain()
+        if self._watch is not None:
+            self._watch.stop()
+        if self._device is not None:
+            self._device.drain()
         time.sleep(self._settings.worker.grace_seconds + LAST_SECONDS)
         _leave()
 
     def stop(self, **_: Any) -> None:
         """When Celery has let its threads go: see the running rows to their end."""
-        if self.device is not None:
-            self.device.drain()
-            self.device.join()
+        if self._device is not None:
+            self._device.drain()
+            self._device.join()
         if self._platform is not None:
             self._platform.close()
 
