@@ -83,10 +83,21 @@ class Policy:
     """Within this time a backlog should be worked off."""
     utilisation: float = 0.75
     """The part of a worker to plan with; the rest is for what no forecast knows."""
+    margin: float = 0.5
+    """That rest need not be more than so many square roots of what arrives, in workers' worths:
+    many workers together need less of it each (square-root staffing, see Halfin and Whitt,
+    Operations Research 1981).
+    """
+    reserve: float = 2.0
+    """On how many workers more than it needs a model should be, counted likewise: when it has a
+    burst, it is there. That takes memory only, as the models on a worker share its time.
+    """
     dwell_seconds: float = 60.0
     """How long a model stays on a worker at least."""
     hysteresis: float = 0.1
     """How much worse off a model must be than the one that makes room for it, even afterwards."""
+    reserve_hysteresis: float = 1.0
+    """The same where nothing but its reserve is short; higher, since nobody waits for it yet."""
     idle_seconds: float | None = None
     """A model without jobs for so long is unloaded; None: only when its room is needed."""
 

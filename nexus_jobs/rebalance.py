@@ -19,7 +19,7 @@ from typing import Final
 
 from nexus_jobs.fleet import Action, Wanted
 from nexus_jobs.placement import Fleet, Move, Plan, Policy, Recommendation
-from nexus_jobs.seating import Guest, Seating, Table
+from nexus_jobs.seating import NO_LIMITS, Guest, Limits, Seating, Table
 
 TRIES: Final = 2
 """A model that fails on so many workers and is ready on none is itself to blame: no others try."""
@@ -101,7 +101,7 @@ class _Decision:
     def _make_room(self, guest: Guest, table: Table) -> bool:
         for first in list(table.held.values()):
             if self.seating.may_leave(first, table):
-                leaving = self.seating.victims(guest, table, first, inf)
+                leaving = self.seating.victims(guest, table, first, NO_LIMITS)
                 if leaving is not None:
                     self._evict(leaving, guest, table)
                     return True
@@ -141,35 +141,43 @@ class _Decision:
                 heappush(queue, _place(guest))
 
     def _is_short(self, guest: Guest) -> bool:
-        """Whether it lacks capacity for longer than a load takes."""
+        """Whether it lacks capacity for longer than a load takes, or a reserve."""
         if not _may_have_more(guest) or (guest.failed and not guest.ready):
             return False
         if len(guest.tables) < guest.floor:
             return True
         if not guest.tables:
             return guest.busy
-        pressure = guest.pressure
-        if pressure <= 1:
+        if guest.pressure <= 1:
             return False
-        gets = guest.need / pressure
-        spare = gets - guest.arriving * self._policy.utilisation
-        return guest.arriving >= gets or guest.backlog > spare * guest.demand.load_seconds
+        if guest.lacks_reserve:
+            return True
+        gets = guest.need / guest.strain
+        return guest.backlog > (gets - guest.arriving) * guest.demand.load_seconds
 
     def _grant(self, guest: Guest) -> bool:
         """One seat more for the model; False if nobody can spare one."""
-        must = len(guest.tables) < max(1, guest.floor)
-        limit = inf if must else guest.pressure / (1 + self._policy.hysteresis)
-        for donor in self._donors(guest, limit):
+        limits = self._limits(guest)
+        for donor in self._donors(guest, limits):
             for table in self._spare_seats(donor):
-                if not self._may_swap(guest, donor, table, limit):
+                if not self._may_swap(guest, donor, table, limits):
                     continue
-                leaving = self.seating.victims(guest, table, donor, limit)
+                leaving = self.seating.victims(guest, table, donor, limits)
                 if leaving is not None:
                     reason = _shortage(guest)
                     self._evict(leaving, guest, table)
                     self._load(guest, table, reason)
                     return True
         return False
+
+    def _limits(self, guest: Guest) -> Limits:
+        """What those may be left with that make room for it: they stay better off by far."""
+        if len(guest.tables) < max(1, guest.floor):
+            return NO_LIMITS
+        limit = guest.pressure / (1 + self._policy.hysteresis)
+        if guest.lacks_reserve:
+            return Limits(limit, guest.pressure / (1 + self._policy.reserve_hysteresis), seats=1)
+        return Limits(limit, limit)
 
     def take_turns(self) -> None:
         """Who waits too long and found no place gets one, even the last of a model with jobs."""
@@ -185,14 +193,16 @@ class _Decision:
                 self._evict(leaving, guest, table)
                 self._load(guest, table, reason)
 
-    def _donors(self, guest: Guest, limit: float) -> list[Guest]:
+    def _donors(self, guest: Guest, limits: Limits) -> list[Guest]:
         """Who might spare a seat for it, the best off first."""
+        limit = limits.pressure
         relieved = limit + guest.relief(self._fastest)
         beside = {name for table in guest.tables for name in table.held}
         donors = [
             donor
             for donor in self.seating.guests.values()
-            if donor.least_without <= (relieved if donor.name in beside else limit)
+            if donor.least_exposure <= limits.exposure
+            and donor.least_without <= (relieved if donor.name in beside else limit)
         ]
         return sorted(donors, key=lambda g: (g.busy, g.pressure, g.name))
 
@@ -203,13 +213,13 @@ class _Decision:
             self._spare[donor.name] = sorted(seats, key=lambda table: (table.load, table.id))
         return self._spare[donor.name]
 
-    def _may_swap(self, guest: Guest, donor: Guest, table: Table, limit: float) -> bool:
+    def _may_swap(self, guest: Guest, donor: Guest, table: Table, limits: Limits) -> bool:
         return (
-            table.load <= limit
+            table.load <= limits.pressure
             and self.seating.may_sit(guest, table)
             and donor.name in table.held
             and self.seating.may_leave(donor, table)
-            and self.seating.can_spare(donor, table, guest, limit)
+            and self.seating.can_spare(donor, table, guest, limits)
         )
 
     def _evict(self, leaving: list[Guest], guest: Guest, table: Table) -> None:
@@ -276,7 +286,12 @@ def _place(guest: Guest) -> tuple[float, float, str]:
 
 def _shortage(guest: Guest) -> str:
     demand = guest.demand
-    gets = guest.need / guest.pressure
+    if guest.lacks_reserve:
+        return (
+            f"{guest.name} is on {len(guest.tables)} workers and should be on {guest.cover:.1f} "
+            f"in case of a burst: {demand.arrival:.2f} jobs a second arrive"
+        )
+    gets = guest.need / guest.strain
     return (
         f"{guest.name} needs {guest.need:.2f} workers and gets {gets:.2f}: "
         f"{demand.queued} jobs wait (the oldest {demand.oldest_wait or 0:.0f} s), "

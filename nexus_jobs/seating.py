@@ -3,16 +3,17 @@ each worker.
 
 Loads are estimated as if each model spread its need over its seats to even them out: first
 equally, then once more in proportion to the room that this would leave (two rounds of
-proportional fitting). A model's *pressure* is the mean load of the workers that it sits on, so
-it is over 1 where those cannot give what is asked.
+proportional fitting). A model's *strain* is the mean load of the workers that it sits on, so it is
+over 1 where those cannot give what is asked; its *exposure* is over 1 where it sits on fewer than
+it should in case of a burst. The larger of the two is its *pressure*.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from math import inf
-from typing import Final
+from math import inf, sqrt
+from typing import Final, NamedTuple
 
 from nexus_jobs.fleet import ModelState, Wanted
 from nexus_jobs.placement import Demand, Fleet, Policy, WorkerLoad
@@ -24,6 +25,17 @@ SOON_SECONDS: Final = 10.0
 """A model that gets a job so often has traffic, even if it is quick to load."""
 LEAST_NEED: Final = 1e-3
 """A worker's worth; lets models without jobs be compared by their seats."""
+
+
+class Limits(NamedTuple):
+    """What a model that gives up a seat is left with, at most, and with how many seats at least."""
+
+    pressure: float = inf
+    exposure: float = inf
+    seats: int = 0
+
+
+NO_LIMITS: Final = Limits()
 
 
 class Table:
@@ -48,8 +60,8 @@ class Guest:
     """A model with its needs, in workers' worths, and the tables it sits at."""
 
     __slots__ = (
-        "arriving", "backlog", "busy", "demand", "failed", "floor", "idle", "load", "memory",
-        "most", "name", "need", "ready", "slowest", "speed", "tables", "waiting",
+        "arriving", "backlog", "busy", "cover", "demand", "failed", "floor", "idle", "load",
+         "memory", "most", "name", "need", "ready", "slowest", "speed", "tables", "waiting",
     )  # fmt: skip
 
     def __init__(self, demand: Demand, policy: Policy) -> None:
@@ -59,7 +71,12 @@ class Guest:
         per_job = demand.tokens_per_job / demand.tokens_per_second
         self.backlog = demand.queued * per_job
         """Seconds of one worker."""
-        self.arriving = demand.arrival * per_job / policy.utilisation
+        expected = demand.arrival * per_job
+        self.arriving = min(
+            expected / policy.utilisation, expected + policy.margin * sqrt(expected)
+        )
+        self.cover = expected + policy.reserve * sqrt(expected)
+        """On how many workers, of speed 1, it should sit."""
         self.waiting = self.backlog / policy.slo_seconds
         self.need = max(LEAST_NEED, self.arriving + self.waiting)
         wanted = 1 if demand.wanted is Wanted.LOADED else 0
@@ -89,8 +106,17 @@ class Guest:
         )
 
     @property
-    def pressure(self) -> float:
+    def strain(self) -> float:
         return self.load / self.speed if self.tables else inf
+
+    @property
+    def lacks_reserve(self) -> bool:
+        """Whether it lacks nothing else."""
+        return bool(self.tables) and self.load <= self.speed < self.cover
+
+    @property
+    def pressure(self) -> float:
+        return max(self.load, self.cover) / self.speed if self.tables else inf
 
     def relief(self, speed: float) -> float:
         """By how much each of its workers gets less busy if it gets one more of that speed."""
@@ -102,6 +128,13 @@ class Guest:
         if not self.tables:
             return inf
         return (self.load + self.need * self.slowest / self.speed) / self.speed if self.busy else 0
+
+    @property
+    def least_exposure(self) -> float:
+        """The exposure that the loss of its slowest seat leaves, the least of all."""
+        if not self.busy:
+            return 0.0
+        return self.cover / (self.speed - self.slowest) if self.speed > self.slowest else inf
 
 
 class Seating:
@@ -188,19 +221,23 @@ class Seating:
         if guest.speed <= speed:
             return inf
         part = guest.need / guest.speed
-        return (guest.load - speed * (table.load - part)) / (guest.speed - speed)
+        return max(guest.load - speed * (table.load - part), guest.cover) / (guest.speed - speed)
 
-    def can_spare(self, guest: Guest, table: Table, heir: Guest, limit: float) -> bool:
-        """Whether the model's pressure stays within the limit if the heir takes its seat there,
-        and so has less to do where both of them sit."""
+    def can_spare(self, guest: Guest, table: Table, heir: Guest, limits: Limits) -> bool:
+        """Whether the model stays within the limits if the heir takes its seat there, and so has
+        less to do where both of them sit."""
         without, kept = self.pressure_without(guest, table), guest.speed - table.speed
-        if without <= limit or kept <= 0:
-            return without <= limit
-        relief = heir.relief(table.speed) / kept
-        if without - relief * min(heir.speed, kept) > limit:  # which spares the sum, mostly
+        if len(guest.tables) <= limits.seats:
             return False
+        if guest.busy and kept > 0 and guest.cover > limits.exposure * kept:
+            return False
+        if without <= limits.pressure or kept <= 0:
+            return without <= limits.pressure
+        relief = heir.relief(table.speed) / kept
+        if without - relief * min(heir.speed, kept) > limits.pressure:
+            return False  # and so the sum below is spared, mostly
         shared = sum([other.speed for other in guest.tables if heir.name in other.held])
-        return without - relief * shared <= limit
+        return without - relief * shared <= limits.pressure
 
     def sit(self, guest: Guest, table: Table) -> None:
         speed = table.speed
@@ -230,15 +267,16 @@ class Seating:
         table.room += guest.memory
         table.places += 1
 
-    def victims(self, guest: Guest, table: Table, first: Guest, limit: float) -> list[Guest] | None:
-        """Who leaves so that `guest` fits, `first` among them; None if that is not possible.
-
-        Nobody's pressure may rise over `limit`.
+    def victims(
+        self, guest: Guest, table: Table, first: Guest, limits: Limits
+    ) -> list[Guest] | None:
+        """Who leaves so that `guest` fits, `first` among them; None if that is not possible
+        within the limits.
         """
         others = (
             other
             for other in self._by_usefulness(table)
-            if other is not first and self.can_spare(other, table, guest, limit)
+            if other is not first and self.can_spare(other, table, guest, limits)
         )
         return _first_enough(guest, table, chain([first], others))
 

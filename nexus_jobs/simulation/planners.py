@@ -40,7 +40,7 @@ def demand(model: SimulatedModel, backlog: float, arrival: float) -> Demand:
 
 def settle(cluster: Cluster, models: Sequence[SimulatedModel], mean: Array) -> None:
     """Give every worker the models that suit so many jobs a second best, without load times."""
-    policy = Policy(dwell_seconds=0, hysteresis=0.01, utilisation=1)
+    policy = Policy(dwell_seconds=0, hysteresis=0.01, reserve_hysteresis=0.01)
     demands = [demand(model, 0, rate) for model, rate in zip(models, mean, strict=True)]
     for _ in range(ROUNDS):
         plan = rebalance(Fleet(0.0, demands, cluster.loads), policy)

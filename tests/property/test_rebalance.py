@@ -67,6 +67,9 @@ fleets = st.builds(
 policies = st.builds(
     Policy,
     utilisation=st.floats(0.3, 1),
+    margin=st.floats(0, 2),
+    reserve=st.floats(0, 4),
+    reserve_hysteresis=st.floats(0, 2),
     hysteresis=st.floats(0, 1),
     dwell_seconds=st.sampled_from([0.0, 60.0, 500.0]),
     idle_seconds=st.sampled_from([None, 60.0]),

@@ -9,7 +9,7 @@ from nexus_jobs.placement import Policy
 from nexus_jobs.rebalance import rebalance
 from tests.unit.fleets import LONG_AGO, NOW, after, fleet, model, worker
 
-POLICY = Policy(utilisation=1.0)
+POLICY = Policy(utilisation=1, reserve=0)
 
 
 def moves(demands, workers, policy=POLICY):
@@ -38,6 +38,19 @@ def test_a_shift_of_the_load_moves_a_worker():
     assert "a needs 0.50 workers and stays on 1" in plan.moves[0].reason
 
 
+def test_a_model_that_a_burst_would_find_on_too_few_workers_gets_a_reserve():
+    policy = Policy(reserve=2, reserve_hysteresis=1)  # 4 workers need 8, 0.25 need 1.25
+    many = [worker(f"w{number}", "b") for number in range(7)]
+    few = [worker(f"v{number}", "a") for number in range(4)]
+    plan = rebalance(fleet([model("a", 0.25), model("b", 4.0)], [*few, *many]), policy)
+    assert [(m.action, m.model) for m in plan.moves] == [("unload", "a"), ("load", "b")]
+    assert "b is on 7 workers and should be on 8.0 in case of a burst" in plan.moves[1].reason
+    as_short = [model("a", 1.0), model("b", 4.0)]  # 3 workers need 3: not twice as well off
+    assert moves(as_short, [*few, *many], policy) == []
+    idle = [model("a"), model("b", 4.0)]
+    assert moves(idle, [few[0], *many], policy) == []  # no reserve is worth a last place
+
+
 def test_a_backlog_that_ends_before_a_load_would_moves_nothing():
     workers = [worker("w1", "a"), worker("w2", "a"), worker("w3", "b")]
     short_queue = model("b", 0.1, queued=20, load_seconds=30)
@@ -50,8 +63,8 @@ def test_a_backlog_that_ends_before_a_load_would_moves_nothing():
 def test_a_model_that_is_nearly_as_badly_off_gives_nothing():
     workers = [worker(f"w{n}", "a") for n in range(5)] + [worker("w5", "b"), worker("w6", "b")]
     demands = [model("a", 4.7), model("b", 2.5)]
-    assert moves(demands, workers, Policy(utilisation=1, hysteresis=0.1)) == []
-    assert moves(demands, workers, Policy(utilisation=1, hysteresis=0)) != []
+    assert moves(demands, workers, Policy(utilisation=1, reserve=0, hysteresis=0.1)) == []
+    assert moves(demands, workers, Policy(utilisation=1, reserve=0, hysteresis=0)) != []
 
 
 def test_nobody_leaves_if_the_room_would_still_not_be_enough():
@@ -246,6 +259,12 @@ def test_faster_workers_count_for_more():
 )
 def test_replicas_are_recommended_for_what_arrives_and_what_waits(demand, replicas):
     plan = rebalance(fleet([demand], []), POLICY)
+    assert [each.replicas for each in plan.recommendations] == [replicas]
+
+
+@pytest.mark.parametrize(("needs", "replicas"), [(1.4, 2), (3.0, 4), (100.0, 105)])
+def test_many_replicas_need_less_to_spare_each_than_few(needs, replicas):
+    plan = rebalance(fleet([model("a", needs)], []), Policy(utilisation=0.75, margin=0.5))
     assert [each.replicas for each in plan.recommendations] == [replicas]
 
 
