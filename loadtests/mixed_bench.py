@@ -1,13 +1,16 @@
 """A real model under mixed lengths: the platform against the same engine alone, in one run.
 
-Machines drift by 10 % within minutes, so that the engine runs before and after the platform, and
-the mean of both is the measure.
+Machines drift by 10 % and more within minutes, so that the platform and the engine alone take
+turns: each run of the platform is compared with the two of the engine beside it.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from itertools import count
+from collections.abc import Callable
+from itertools import count, pairwise
+from math import sqrt
+from statistics import fmean, stdev
 from typing import Final
 
 from loadtests.baselines import EngineAlone
@@ -75,6 +78,7 @@ class _Comparison:
         self._tables = tables
         self._takes = count()
         self._requests = 12 if quick else 160
+        self._turns = 2 if quick else 5
         self._seconds = 2 if quick else 20
 
     def run(self) -> None:
@@ -91,33 +95,60 @@ class _Comparison:
 
     def _run_at_once(self) -> None:
         slots = self._config.max_batch_size
-        before = self._engine.in_best_order(self._work(), slots)
-        whole = self._platform.one_file(self._work())
-        after = self._engine.in_best_order(self._work(), slots)
-        self._best = (before + after) / 2
+        self._best = self._take_turns(
+            AT_ONCE,
+            "engine alone, best order",
+            lambda: self._engine.in_best_order(self._work(), slots),
+            "platform, one file",
+            lambda: self._platform.one_file(self._work()),
+        )
         static = self._engine.in_static_batches(self._work(), slots)
         padded = self._engine.in_static_batches(self._work(), slots, padded=True)
-        self._note(AT_ONCE, "engine alone, best order", before, self._best)
-        self._note(AT_ONCE, "platform, one file", whole.tokens_per_second, self._best, whole)
-        self._note(AT_ONCE, "engine alone, again", after, self._best)
         self._note(AT_ONCE, f"static batches of {slots}", static, self._best)
         self._note(AT_ONCE, f"static batches of {slots}, padded", padded, self._best)
         self._note(AT_ONCE, "one by one", self._single, self._best)
 
     def _run_closed(self) -> None:
-        before = self._engine.as_they_come(self._work(), CLIENTS)
-        whole = self._platform.with_clients(self._work(), CLIENTS)
-        after = self._engine.as_they_come(self._work(), CLIENTS)
-        alone = (before + after) / 2
+        alone = self._take_turns(
+            CLOSED,
+            f"engine alone, {CLIENTS} rows, as they come",
+            lambda: self._engine.as_they_come(self._work(), CLIENTS),
+            f"platform, {CLIENTS} clients",
+            lambda: self._platform.with_clients(self._work(), CLIENTS),
+        )
         best = self._engine.in_best_order(self._work(), CLIENTS)
         static = self._engine.in_static_batches(self._work(), CLIENTS)
         padded = self._engine.in_static_batches(self._work(), CLIENTS, padded=True)
-        self._note(CLOSED, f"engine alone, {CLIENTS} rows, as they come", before, alone)
-        self._note(CLOSED, f"platform, {CLIENTS} clients", whole.tokens_per_second, alone, whole)
-        self._note(CLOSED, "engine alone, again", after, alone)
         self._note(CLOSED, f"engine alone, {CLIENTS} rows, best order", best, alone)
         self._note(CLOSED, f"static batches of {CLIENTS}", static, alone)
         self._note(CLOSED, f"static batches of {CLIENTS}, padded", padded, alone)
+
+    def _take_turns(
+        self,
+        title: str,
+        engine: str,
+        run_engine: Callable[[], float],
+        platform: str,
+        run_platform: Callable[[], Throughput],
+    ) -> float:
+        """Note how both compare; the mean of what the engine alone does, in tokens a second.
+
+        "of the engine alone" is the mean over the turns, "+-" its standard error.
+        """
+        alone, whole = [run_engine()], []
+        for _ in range(self._turns):
+            whole.append(run_platform())
+            alone.append(run_engine())
+        beside = [(before + after) / 2 for before, after in pairwise(alone)]
+        shares = [turn.tokens_per_second / two for turn, two in zip(whole, beside, strict=True)]
+        error = stdev(shares) / sqrt(len(shares))
+        rate = fmean(turn.tokens_per_second for turn in whole)
+        stepping = fmean(turn.stepping for turn in whole)
+        mean = fmean(alone)
+        self._note(title, engine, mean, mean)
+        measured = {"of the engine alone": fmean(shares), "+-": error, "engine stepping": stepping}
+        self._note(title, platform, rate, mean, measured)
+        return mean
 
     def _run_arrivals(self) -> None:
         work = self._work()
@@ -149,12 +180,7 @@ class _Comparison:
         return mixed_work(self._requests, next(self._takes))
 
     def _note(
-        self,
-        title: str,
-        run: str,
-        tokens: float,
-        alone: float,
-        through: Throughput | None = None,
+        self, title: str, run: str, tokens: float, alone: float, measured: Row | None = None
     ) -> None:
         row = {
             "engine": self._config.type,
@@ -163,8 +189,7 @@ class _Comparison:
             "of the engine alone": tokens / alone,
             "times one by one": tokens / self._single,
         }
-        stepped = {} if through is None else {"engine stepping": through.stepping}
-        self._add(title, row | stepped)
+        self._add(title, row | dict(measured or {}))
 
     def _note_latency(self, title: str, run: str, latency: Latency) -> None:
         self._add(title, {"engine": self._config.type, "run": run, **milliseconds(latency)})
