@@ -85,6 +85,12 @@ class Engine(Protocol):
     def pid(self) -> int | None:
         """The process it runs in, if that is one of its own."""
 
+    @property
+    def spare_seconds(self) -> float:
+        """How long it is busy for at least with a step that it has begun by itself. The next need
+        not be asked for until then, and rows that come meanwhile can still join that one.
+        """
+
     def admit(self, sequences: Sequence[TokenSequence]) -> None:
         """Let rows join; the caller never admits more than there are free slots.
 

@@ -53,6 +53,11 @@ class Row:
     def prompt_length(self) -> int:
         return len(self.sequence.prompt)
 
+    @property
+    def length(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self._tokens)
+
     def join(self, now: float) -> None:
         """Note when the row entered the batch."""
         self.joined_at = self._first_token_at = self._ended_at = now

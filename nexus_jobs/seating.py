@@ -28,7 +28,7 @@ LEAST_NEED: Final = 1e-3
 
 
 class Limits(NamedTuple):
-    """What a model that gives up a seat is left with, at most, and with how many seats at least."""
+    """The most that a model may be left with when it gives up a seat, and the fewest seats."""
 
     pressure: float = inf
     exposure: float = inf

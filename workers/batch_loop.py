@@ -17,7 +17,6 @@ from nexus_jobs.execution import Row
 from nexus_jobs.job import Lease
 from nexus_jobs.ports import Clock
 from nexus_jobs.states import Event
-from workers.activity import ActivityMeter
 from workers.feeder import Feeder
 
 log = structlog.get_logger(__name__)
@@ -31,8 +30,9 @@ class BatchLoop:
     """Owns the engine; everything that touches it happens on the thread that calls `run`.
 
     Rows come from the feeder and leave through `leave`, which must not block; a row that is not
-    `wanted` any more when its turn comes does not join. When no row has run for `probe_seconds`,
-    `probe` sees whether the engine still can. Other threads may only call `evict` and `drain`.
+    `wanted` any more when its turn comes does not join. `stepped` is told how many rows made how
+    many tokens in how many seconds. When no row has run for `probe_seconds`, `probe` sees whether
+    the engine still can. Other threads may only call `evict` and `drain`.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class BatchLoop:
         wanted: Callable[[Lease], bool],
         leave: Leave,
         limit: RowLimit,
-        meter: ActivityMeter,
+        stepped: Callable[[int, int, float], None],
         probe: Callable[[], None],
         probe_seconds: float,
         longest_run: float,
@@ -55,7 +55,7 @@ class BatchLoop:
         self._wanted = wanted
         self._leave = leave
         self._limit = limit
-        self._meter = meter
+        self._stepped = stepped
         self._probe = probe
         self._probe_seconds = probe_seconds
         self._longest_run = longest_run
@@ -112,7 +112,7 @@ class BatchLoop:
         self._end_long_runs(now)
         self._join()
         if self._rows:
-            self._step()
+            self._step(now)
 
     def _await_rows(self) -> bool:
         """Whether there are more rows to come; meanwhile the engine is probed."""
@@ -128,7 +128,9 @@ class BatchLoop:
         return True
 
     def _join(self) -> None:
-        taken = self._feeder.take()
+        """Let in who waits, and who comes while the engine is busy anyway."""
+        room = self._engine.slots - len(self._rows)
+        taken = self._feeder.take(room, self._engine.spare_seconds)
         if not taken:
             return
         now = self._clock()
@@ -142,9 +144,9 @@ class BatchLoop:
         except EngineError as error:
             self._fail(joining, error)
 
-    def _step(self) -> None:
+    def _step(self, started: float) -> None:
+        """One step; the joining since `started` belongs to it, as the engine may run meanwhile."""
         self._batch_rows.observe(len(self._rows))
-        started = self._clock()
         try:
             steps = self._engine.step()
         except EngineError as error:
@@ -153,7 +155,8 @@ class BatchLoop:
         self._limit.stepped(len(self._rows))
         now = self._clock()
         self._step_seconds.observe(now - started)
-        self._meter.stepped(now - started, sum(len(row.token_ids) for row in steps))
+        tokens = sum(len(progress.token_ids) for progress in steps)
+        self._stepped(len(self._rows), tokens, now - started)
         self.healthy_at = time.time()
         done = []
         for progress in steps:

@@ -116,11 +116,14 @@ class Feeder:
             )
             return bool(self._ready) or self._suspects_turn()
 
-    def take(self) -> list[Row]:
-        """The rows that join at this step; does not block."""
-        if not (self._ready or self._suspects):
+    def take(self, room: int, at_most: float) -> list[Row]:
+        """The rows that join at this step; waits for `room` of them, `at_most` so many seconds."""
+        if not (at_most or self._ready or self._suspects):
             return []
         with self._changed:
+            self._changed.wait_for(
+                lambda: self._stopping or len(self._ready) >= room or self._suspects_turn(), at_most
+            )
             if self._suspects_turn():
                 return self._all_suspects()
             count = self._policy().joining(row.prompt_length for row in self._ready)

@@ -79,7 +79,7 @@ class Serving:
         self._adaptation: Adaptation | None = None
         if model.target_latency_ms is not None:
             controller = AdaptiveBatching(bounds, model.target_latency_ms / 1000)
-            self._adaptation = Adaptation(controller, engine, time.monotonic)
+            self._adaptation = Adaptation(controller, time.monotonic)
         wish = self._adaptation.policy if self._adaptation else lambda: bounds
         limit = RowLimit(bounds.slots)
         self._feeder = Feeder(
@@ -92,12 +92,12 @@ class Serving:
         )
         self._loop = BatchLoop(
             model=model.name,
-            engine=self._adaptation.engine if self._adaptation else engine,
+            engine=engine,
             feeder=self._feeder,
             wanted=self._claims.__contains__,
             leave=self._leave,
             limit=limit,
-            meter=self._meter,
+            stepped=self._stepped,
             probe=self._probe,
             probe_seconds=model.health_check_interval,
             longest_run=jobs.longest_run_seconds,
@@ -221,6 +221,11 @@ class Serving:
         self._feeder.look_again()
         if self._adaptation is not None:
             self._adaptation.gone(jobs)
+
+    def _stepped(self, rows: int, tokens: int, seconds: float) -> None:
+        self._meter.stepped(seconds, tokens)
+        if self._adaptation is not None:
+            self._adaptation.stepped(rows, seconds)
 
     def _probe(self) -> None:
         """See whether the engine can run, while it has no rows.

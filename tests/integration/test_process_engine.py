@@ -49,6 +49,21 @@ def test_it_is_the_engine_that_it_runs(engine):
     assert engine.step() == []
 
 
+def test_it_has_time_to_spare_while_a_step_runs_that_was_asked_for_ahead():
+    build = partial(SimulatedEngine, SimulatedTimes(step_ms=400), 4, 64)
+    engine = ProcessEngine(build, TOKENIZER)
+    assert engine.spare_seconds == 0
+    engine.admit([sequence("a", "on and on", max_tokens=9, ignore_eos=True)])
+    assert engine.spare_seconds == 0  # it has not begun
+    engine.step()
+    assert 0 < engine.spare_seconds <= 0.21
+    until(lambda: engine.spare_seconds == 0, timeout=5)
+    engine.step()
+    engine.evict("a")
+    assert engine.spare_seconds == 0
+    engine.close()
+
+
 def test_a_row_that_was_evicted_while_its_step_ran_is_not_heard_of_again(engine):
     engine.admit([sequence("a", "one two three"), sequence("b", "on and on", max_tokens=9)])
     assert len(engine.step()) == 2

@@ -2,21 +2,19 @@
 
 import pytest
 
-from nexus_jobs.adapters.engines.simulated import SimulatedEngine
+from nexus_jobs.adapters.engines.words import WordTokenizer
 from nexus_jobs.adaptive import AdaptiveBatching
 from nexus_jobs.batching import BatchPolicy
-from nexus_jobs.engine import TokenSequence
-from nexus_jobs.errors import EngineError
+from nexus_jobs.engine import Progress, TokenSequence
 from nexus_jobs.execution import Row
 from nexus_jobs.job import Bulk, BulkState, Job, Request, SamplingParams
-from nexus_jobs.models import SimulatedTimes
 from nexus_jobs.states import State
 from tests.unit.memory_worker import MODEL, slow_engine
 from workers.adaptation import Adaptation
 
 
 class Time:
-    """A clock that the engine's steps move."""
+    """A clock that only moves when it is told to."""
 
     def __init__(self):
         self.now = 100.0
@@ -61,8 +59,7 @@ def told():
 
 @pytest.fixture
 def adaptation(time, told):
-    times = SimulatedTimes(prefill_ms=1, step_ms=20, step_ms_per_row=1)
-    return Adaptation(told, SimulatedEngine(times, 8, 256, time.sleep), time)
+    return Adaptation(told, time)
 
 
 def job(name, *, bulk=None, tokens=2, queued=0.5):
@@ -80,12 +77,8 @@ def job(name, *, bulk=None, tokens=2, queued=0.5):
     )
 
 
-def row(adaptation, claimed):
-    engine = adaptation.engine
-    ids = engine.tokenizer.encode("a b c")
-    sequence = TokenSequence(str(claimed.lease), ids, claimed.request.params)
-    engine.admit([sequence])
-    return Row(claimed, sequence, engine.tokenizer)
+def row(claimed):
+    return Row(claimed, TokenSequence(str(claimed.lease), [1], SamplingParams()), WordTokenizer())
 
 
 def counts(adaptation, told):
@@ -93,34 +86,31 @@ def counts(adaptation, told):
     return told.told[-1][1:]
 
 
-def test_a_step_counts_with_the_joining_before_it(adaptation, told):
-    row(adaptation, job("a"))
-    row(adaptation, job("b"))
-    adaptation.engine.step()
-    adaptation.engine.step()
-    assert told.told == [("stepped", 2, 0.028), ("stepped", 2, 0.022)]
+def test_a_step_counts_with_its_rows(adaptation, told):
+    adaptation.stepped(2, 0.022)
+    assert told.told == [("stepped", 2, 0.022)]
 
 
 def test_a_job_is_timed_from_its_submission_to_its_last_token(adaptation, told, time):
     single = job("a", queued=0.5)
     adaptation.claimed([single])
     time.sleep(1.0)
-    joined = row(adaptation, single)
-    adaptation.engine.step()
-    adaptation.engine.step()
+    joined = row(single)
+    for token in (4, 5):
+        time.sleep(0.1)
+        joined.advance(Progress(joined.id, [token]), time())
     adaptation.left(joined, succeeded=True)
     assert told.told[0] == ("claimed", 0.5)
     what, now, queued, ran, tokens = told.told[-1]
     assert (what, now, queued, tokens) == ("served", time.now, 0.5, 2)
-    assert ran == pytest.approx(1.0 + 0.003 + 2 * 0.021)
+    assert ran == pytest.approx(1.2)
 
 
 def test_rows_of_bulks_fill_and_are_not_timed(adaptation, told):
     bulk_row = job("a", bulk="b")
     adaptation.claimed([bulk_row, job("c")])
     assert counts(adaptation, told) == (1, 1)
-    joined = row(adaptation, bulk_row)
-    adaptation.left(joined, succeeded=True)
+    adaptation.left(row(bulk_row), succeeded=True)
     assert counts(adaptation, told) == (1, 0)
     assert not [what for what, *_ in told.told if what == "served"]
 
@@ -128,7 +118,7 @@ def test_rows_of_bulks_fill_and_are_not_timed(adaptation, told):
 def test_an_attempt_that_did_not_succeed_says_nothing_about_latency(adaptation, told):
     single = job("a")
     adaptation.claimed([single])
-    adaptation.left(row(adaptation, single), succeeded=False)
+    adaptation.left(row(single), succeeded=False)
     assert counts(adaptation, told) == (0, 0)
     assert not [what for what, *_ in told.told if what == "served"]
 
@@ -137,28 +127,6 @@ def test_a_job_that_never_joined_is_not_counted_for_ever(adaptation, told):
     adaptation.claimed([job("a"), job("b", bulk="b")])
     adaptation.gone([job("a"), job("b", bulk="b")])
     assert counts(adaptation, told) == (0, 0)
-
-
-def test_rows_that_left_do_not_count_in_later_steps(adaptation, told):
-    first = row(adaptation, job("a"))
-    row(adaptation, job("b"))
-    adaptation.engine.evict(first.id)
-    adaptation.left(first, succeeded=False)
-    adaptation.engine.step()
-    assert told.told[-1][:2] == ("stepped", 1)
-
-
-def test_rows_that_could_not_join_do_not_count(adaptation, told, monkeypatch):
-    def refuse(_):
-        raise EngineError("out of memory")
-
-    row(adaptation, job("a"))
-    with monkeypatch.context() as full:
-        full.setattr(SimulatedEngine, "admit", lambda self, _: refuse(_))
-        with pytest.raises(EngineError):
-            row(adaptation, job("b"))
-    adaptation.engine.step()
-    assert told.told[-1][:2] == ("stepped", 1)
 
 
 def test_a_worker_with_a_target_runs_single_jobs_and_bulks_to_the_end(start):

@@ -1,9 +1,11 @@
 """What a worker promises, with a simulated engine and everything else in memory."""
 
+from nexus_jobs.adapters.engines.simulated import SimulatedEngine
 from nexus_jobs.adapters.engines.words import WordTokenizer
 from nexus_jobs.errors import EngineError, ModelUnavailable, StoreUnavailable
 from nexus_jobs.fleet import ModelState
 from nexus_jobs.job import FinishReason
+from nexus_jobs.models import SimulatedTimes
 from nexus_jobs.ports import Channel
 from nexus_jobs.states import State
 from tests.e2e.stack import until
@@ -47,6 +49,34 @@ def test_rows_join_while_others_run_and_short_ones_leave_first(start):
     worker.ticket(1)
     worker.ended([short])
     assert worker.state(long) is State.RUNNING
+
+
+class Busy(SimulatedEngine):
+    """Has a minute to spare while it has rows, and notes how many there are at each step."""
+
+    def __init__(self, model, steps):
+        super().__init__(SimulatedTimes(), model.max_batch_size, 256)
+        self._steps = steps
+
+    @property
+    def spare_seconds(self):
+        return 60.0 if self._rows else 0.0
+
+    def step(self):
+        self._steps.append(len(self._rows))
+        return super().step()
+
+
+def test_rows_that_come_while_the_engine_is_busy_anyway_join_its_next_step(start):
+    steps = []
+    worker = start(lambda model: Busy(model, steps), MODEL.model_copy(update={"max_batch_size": 2}))
+    until(worker.device.ready)
+    steps.clear()
+    first = worker.add("a", max_tokens=3, ignore_eos=True)
+    until(lambda: steps)
+    second = worker.add("b", max_tokens=2, ignore_eos=True)
+    worker.ended([*first, *second])
+    assert steps == [1, 2, 2]
 
 
 def test_text_ends_before_a_stop_string(start):

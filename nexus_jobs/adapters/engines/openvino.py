@@ -37,6 +37,7 @@ class OpenVinoEngine:
     bounds_prefill = True
     device = "cpu"
     pid = None
+    spare_seconds = 0.0
 
     def __init__(
         self,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -21,6 +23,11 @@ STOP_SECONDS: Final = 10.0
 AHEAD: Final = 2
 """Steps that are asked for at a time, so that the next one runs while the tokens of the last are
 handled on this side.
+"""
+LAST_STEPS: Final = 16
+SURE: Final = 0.5
+"""A step takes at least so much of the time that the shortest of the last ones took. Those in which
+prompts join take several times as long as others.
 """
 _FACTS: Final = (
     "name",
@@ -59,8 +66,14 @@ class ProcessEngine:
     def pid(self) -> int | None:
         return self._process.pid
 
+    @property
+    def spare_seconds(self) -> float:
+        if not (self._asked and self._rows):
+            return 0.0
+        return max(0.0, self._began_at + SURE * min(self._took, default=0.0) - time.monotonic())
+
     def admit(self, sequences: Sequence[TokenSequence]) -> None:
-        """Let rows join; as steps are asked for ahead, they miss the next one."""
+        """Let rows join; they miss the steps that are asked for already."""
         if self._pipe.closed:
             raise ModelUnavailable(f"{self.name}: its process has died")
         self._rows.update(sequence.id for sequence in sequences)
@@ -106,6 +119,10 @@ class ProcessEngine:
         self._rows: set[str] = set()
         self._asked = 0
         """Steps that the other side has not answered yet."""
+        self._began_at = 0.0
+        """When the other side was ready for the oldest of them; one clock serves both sides."""
+        self._took: deque[float] = deque(maxlen=LAST_STEPS)
+        """Seconds of the last steps."""
         try:
             facts = self._pipe.recv()
         except EOFError as error:
@@ -120,9 +137,11 @@ class ProcessEngine:
             self._pipe.send((method, arguments))
 
     def _next_progress(self) -> list[Progress]:
-        method, answer = self._pipe.recv()
+        method, answer, began_at, ended_at = self._pipe.recv()
         if method == "step":
             self._asked -= 1
+            self._took.append(ended_at - began_at)
+            self._began_at = ended_at
         if isinstance(answer, EngineError):
             raise answer
         progress: list[Progress] = answer
@@ -144,6 +163,7 @@ def _serve(pipe: Connection, build: Callable[[], Engine]) -> None:
     with suppress(EOFError, OSError):
         while True:
             method, arguments = pipe.recv()
+            began_at = time.monotonic()
             try:
                 answer = getattr(engine, method)(*arguments)
             except EngineError as error:
@@ -151,4 +171,4 @@ def _serve(pipe: Connection, build: Callable[[], Engine]) -> None:
                 error.add_note(described(error).trace or "")
                 answer = error
             if answer is not None:
-                pipe.send((method, answer))
+                pipe.send((method, answer, began_at, time.monotonic()))

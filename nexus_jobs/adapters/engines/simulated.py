@@ -32,6 +32,7 @@ class SimulatedEngine:
     bounds_prefill = False
     device = "cpu"
     pid = None
+    spare_seconds = 0.0
 
     def __init__(
         self,

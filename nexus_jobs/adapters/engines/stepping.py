@@ -59,6 +59,7 @@ class SteppingEngine:
     bounds_prefill = True
     device = "cpu"
     pid = None
+    spare_seconds = 0.0
 
     def __init__(
         self,

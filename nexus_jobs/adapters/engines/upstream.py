@@ -49,6 +49,7 @@ class UpstreamEngine:
     bounds_prefill = True
     device = "upstream"
     pid = None
+    spare_seconds = 0.0
 
     def __init__(self, config: ModelConfig) -> None:
         """
