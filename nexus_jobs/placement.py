@@ -89,15 +89,17 @@ class Policy:
     Operations Research 1981).
     """
     reserve: float = 2.0
-    """On how many workers more than it needs a model should be, counted likewise: when it has a
-    burst, it is there. That takes memory only, as the models on a worker share its time.
+    """How many more workers than it needs a model should be on, in square roots likewise: when it
+    has a burst, it is there. That takes memory only, as the models on a worker share its time.
     """
     dwell_seconds: float = 60.0
     """How long a model stays on a worker at least."""
     hysteresis: float = 0.1
     """How much worse off a model must be than the one that makes room for it, even afterwards."""
     reserve_hysteresis: float = 1.0
-    """The same where nothing but its reserve is short; higher, since nobody waits for it yet."""
+    """The same where it only lacks a reserve, for which nobody waits yet; and by how much more a
+    reserve may be short than the one whose jobs wait for its place.
+    """
     idle_seconds: float | None = None
     """A model without jobs for so long is unloaded; None: only when its room is needed."""
 

@@ -43,6 +43,14 @@ def rebalance(fleet: Fleet, policy: Policy) -> Plan:
     )
 
 
+RESERVE_DONORS: Final = 5
+"""For a reserve only so many of those that are best off are asked; more is not worth the time."""
+RESERVE_DWELLS: Final = 5
+"""For a reserve a seat is taken only when it was kept for so many times the dwell time: the rates
+of models with few jobs are never known well, and nobody waits.
+"""
+
+
 class _Decision:
     """Collects the moves, in the order in which the seats become free and are taken."""
 
@@ -141,24 +149,25 @@ class _Decision:
                 heappush(queue, _place(guest))
 
     def _is_short(self, guest: Guest) -> bool:
-        """Whether it lacks capacity for longer than a load takes, or a reserve."""
+        """Whether it lacks capacity, besides what is to spare, for longer than a load takes; or a
+        reserve.
+        """
         if not _may_have_more(guest) or (guest.failed and not guest.ready):
             return False
         if len(guest.tables) < guest.floor:
             return True
         if not guest.tables:
             return guest.busy
-        if guest.pressure <= 1:
-            return False
-        if guest.lacks_reserve:
-            return True
+        if guest.strain <= 1:
+            return guest.lacks_reserve
         gets = guest.need / guest.strain
         return guest.backlog > (gets - guest.arriving) * guest.demand.load_seconds
 
     def _grant(self, guest: Guest) -> bool:
         """One seat more for the model; False if nobody can spare one."""
         limits = self._limits(guest)
-        for donor in self._donors(guest, limits):
+        donors = self._donors(guest, limits)
+        for donor in donors[:RESERVE_DONORS] if guest.lacks_reserve else donors:
             for table in self._spare_seats(donor):
                 if not self._may_swap(guest, donor, table, limits):
                     continue
@@ -172,12 +181,14 @@ class _Decision:
 
     def _limits(self, guest: Guest) -> Limits:
         """What those may be left with that make room for it: they stay better off by far."""
+        policy = self._policy
         if len(guest.tables) < max(1, guest.floor):
             return NO_LIMITS
-        limit = guest.pressure / (1 + self._policy.hysteresis)
         if guest.lacks_reserve:
-            return Limits(limit, guest.pressure / (1 + self._policy.reserve_hysteresis), seats=1)
-        return Limits(limit, limit)
+            exposure = guest.exposure / (1 + policy.reserve_hysteresis)
+            return Limits(1, exposure, seats=1, stayed=RESERVE_DWELLS * policy.dwell_seconds)
+        exposure = max(guest.strain, guest.exposure) * (1 + policy.reserve_hysteresis)
+        return Limits(guest.strain / (1 + policy.hysteresis), exposure)
 
     def take_turns(self) -> None:
         """Who waits too long and found no place gets one, even the last of a model with jobs."""
@@ -195,7 +206,7 @@ class _Decision:
 
     def _donors(self, guest: Guest, limits: Limits) -> list[Guest]:
         """Who might spare a seat for it, the best off first."""
-        limit = limits.pressure
+        limit = limits.strain
         relieved = limit + guest.relief(self._fastest)
         beside = {name for table in guest.tables for name in table.held}
         donors = [
@@ -204,7 +215,7 @@ class _Decision:
             if donor.least_exposure <= limits.exposure
             and donor.least_without <= (relieved if donor.name in beside else limit)
         ]
-        return sorted(donors, key=lambda g: (g.busy, g.pressure, g.name))
+        return sorted(donors, key=lambda g: (g.busy, max(g.strain, g.exposure), g.name))
 
     def _spare_seats(self, donor: Guest) -> list[Table]:
         """The least busy first; as it was when it was first asked for."""
@@ -215,7 +226,7 @@ class _Decision:
 
     def _may_swap(self, guest: Guest, donor: Guest, table: Table, limits: Limits) -> bool:
         return (
-            table.load <= limits.pressure
+            table.load <= limits.strain
             and self.seating.may_sit(guest, table)
             and donor.name in table.held
             and self.seating.may_leave(donor, table)
@@ -274,21 +285,23 @@ def _may_have_more(guest: Guest) -> bool:
     return len(guest.tables) < guest.most and not suspect
 
 
-def _urgency(guest: Guest) -> tuple[float, float]:
-    return (guest.pressure, guest.demand.oldest_wait or 0.0)
+def _urgency(guest: Guest) -> tuple[float, float, float]:
+    """Who lacks capacity comes before those who lack a reserve."""
+    strain = guest.strain if guest.strain > 1 else 0.0
+    return (strain, guest.exposure, guest.demand.oldest_wait or 0.0)
 
 
-def _place(guest: Guest) -> tuple[float, float, str]:
+def _place(guest: Guest) -> tuple[float, float, float, str]:
     """Its place in the queue of those that are short: the smallest is first."""
-    pressure, wait = _urgency(guest)
-    return (-pressure, -wait, guest.name)
+    strain, exposure, wait = _urgency(guest)
+    return (-strain, -exposure, -wait, guest.name)
 
 
 def _shortage(guest: Guest) -> str:
     demand = guest.demand
-    if guest.lacks_reserve:
+    if guest.lacks_reserve and len(guest.tables) >= guest.floor:
         return (
-            f"{guest.name} is on {len(guest.tables)} workers and should be on {guest.cover:.1f} "
+            f"{guest.name} has {guest.speed:.1f} workers and should have {guest.cover:.1f} "
             f"in case of a burst: {demand.arrival:.2f} jobs a second arrive"
         )
     gets = guest.need / guest.strain

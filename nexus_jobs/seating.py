@@ -5,7 +5,7 @@ Loads are estimated as if each model spread its need over its seats to even them
 equally, then once more in proportion to the room that this would leave (two rounds of
 proportional fitting). A model's *strain* is the mean load of the workers that it sits on, so it is
 over 1 where those cannot give what is asked; its *exposure* is over 1 where it sits on fewer than
-it should in case of a burst. The larger of the two is its *pressure*.
+it should in case of a burst.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ LEAST_NEED: Final = 1e-3
 
 
 class Limits(NamedTuple):
-    """The most that a model may be left with when it gives up a seat, and the fewest seats."""
+    """The most that a model may be left with when it gives up a seat, and the fewest seats; and how
+    many seconds it has been there at least."""
 
-    pressure: float = inf
+    strain: float = inf
     exposure: float = inf
     seats: int = 0
+    stayed: float = 0.0
 
 
 NO_LIMITS: Final = Limits()
@@ -110,13 +112,13 @@ class Guest:
         return self.load / self.speed if self.tables else inf
 
     @property
-    def lacks_reserve(self) -> bool:
-        """Whether it lacks nothing else."""
-        return bool(self.tables) and self.load <= self.speed < self.cover
+    def exposure(self) -> float:
+        return self.cover / self.speed if self.tables else inf
 
     @property
-    def pressure(self) -> float:
-        return max(self.load, self.cover) / self.speed if self.tables else inf
+    def lacks_reserve(self) -> bool:
+        """Whether it lacks nothing else."""
+        return self.busy and self.strain <= 1 < self.exposure
 
     def relief(self, speed: float) -> float:
         """By how much each of its workers gets less busy if it gets one more of that speed."""
@@ -124,7 +126,7 @@ class Guest:
 
     @property
     def least_without(self) -> float:
-        """A bound: no loss of a seat on a worker less busy than this leaves less pressure."""
+        """A bound: no loss of a seat on a worker less busy than this leaves less strain."""
         if not self.tables:
             return inf
         return (self.load + self.need * self.slowest / self.speed) / self.speed if self.busy else 0
@@ -213,31 +215,31 @@ class Seating:
         seat = table.worker.seats.get(guest.name)
         return seat is not None and seat.state is READY
 
-    def pressure_without(self, guest: Guest, table: Table) -> float:
-        """The model's pressure once the rest of its seats have taken over its part there."""
+    def strain_without(self, guest: Guest, table: Table) -> float:
+        """The model's strain once the rest of its seats have taken over its part there."""
         if not guest.busy:
             return 0.0
         speed = table.speed
         if guest.speed <= speed:
             return inf
         part = guest.need / guest.speed
-        return max(guest.load - speed * (table.load - part), guest.cover) / (guest.speed - speed)
+        return (guest.load - speed * (table.load - part)) / (guest.speed - speed)
 
     def can_spare(self, guest: Guest, table: Table, heir: Guest, limits: Limits) -> bool:
         """Whether the model stays within the limits if the heir takes its seat there, and so has
         less to do where both of them sit."""
-        without, kept = self.pressure_without(guest, table), guest.speed - table.speed
-        if len(guest.tables) <= limits.seats:
+        without, kept = self.strain_without(guest, table), guest.speed - table.speed
+        if len(guest.tables) <= limits.seats or not self._has_stayed(guest, table, limits.stayed):
             return False
         if guest.busy and kept > 0 and guest.cover > limits.exposure * kept:
             return False
-        if without <= limits.pressure or kept <= 0:
-            return without <= limits.pressure
+        if without <= limits.strain or kept <= 0:
+            return without <= limits.strain
         relief = heir.relief(table.speed) / kept
-        if without - relief * min(heir.speed, kept) > limits.pressure:
+        if without - relief * min(heir.speed, kept) > limits.strain:
             return False  # and so the sum below is spared, mostly
         shared = sum([other.speed for other in guest.tables if heir.name in other.held])
-        return without - relief * shared <= limits.pressure
+        return without - relief * shared <= limits.strain
 
     def sit(self, guest: Guest, table: Table) -> None:
         speed = table.speed
@@ -297,7 +299,7 @@ class Seating:
 
     def _by_usefulness(self, table: Table) -> Iterator[Guest]:
         leaving: Iterable[Guest] = (g for g in table.held.values() if self.may_leave(g, table))
-        return iter(sorted(leaving, key=lambda g: (self.pressure_without(g, table), g.name)))
+        return iter(sorted(leaving, key=lambda g: (self.strain_without(g, table), g.name)))
 
 
 def _first_enough(guest: Guest, table: Table, leaving: Iterable[Guest]) -> list[Guest] | None:

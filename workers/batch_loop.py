@@ -108,9 +108,10 @@ class BatchLoop:
 
     def _advance(self) -> None:
         self._progressed_at = now = self._clock()
+        taken = self._take()
         self._evict()
         self._end_long_runs(now)
-        self._join()
+        self._join(taken)
         if self._rows:
             self._step(now)
 
@@ -127,10 +128,12 @@ class BatchLoop:
             self.healthy_at = time.time()
         return True
 
-    def _join(self) -> None:
-        """Let in who waits, and who comes while the engine is busy anyway."""
+    def _take(self) -> list[Row]:
+        """The rows that wait, and those that come while the engine is busy anyway."""
         room = self._engine.slots - len(self._rows)
-        taken = self._feeder.take(room, self._engine.spare_seconds)
+        return self._feeder.take(room, self._engine.spare_seconds)
+
+    def _join(self, taken: Sequence[Row]) -> None:
         if not taken:
             return
         now = self._clock()

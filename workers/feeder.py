@@ -121,9 +121,8 @@ class Feeder:
         if not (at_most or self._ready or self._suspects):
             return []
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._stopping or len(self._ready) >= room or self._suspects_turn(), at_most
-            )
+            if at_most:
+                self._changed.wait_for(lambda: self._stopping or len(self._ready) >= room, at_most)
             if self._suspects_turn():
                 return self._all_suspects()
             count = self._policy().joining(row.prompt_length for row in self._ready)

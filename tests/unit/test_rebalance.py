@@ -44,11 +44,34 @@ def test_a_model_that_a_burst_would_find_on_too_few_workers_gets_a_reserve():
     few = [worker(f"v{number}", "a") for number in range(4)]
     plan = rebalance(fleet([model("a", 0.25), model("b", 4.0)], [*few, *many]), policy)
     assert [(m.action, m.model) for m in plan.moves] == [("unload", "a"), ("load", "b")]
-    assert "b is on 7 workers and should be on 8.0 in case of a burst" in plan.moves[1].reason
+    assert "b has 7.0 workers and should have 8.0 in case of a burst" in plan.moves[1].reason
     as_short = [model("a", 1.0), model("b", 4.0)]  # 3 workers need 3: not twice as well off
     assert moves(as_short, [*few, *many], policy) == []
     idle = [model("a"), model("b", 4.0)]
     assert moves(idle, [few[0], *many], policy) == []  # no reserve is worth a last place
+
+
+def test_a_seat_that_moved_lately_stays_where_it_is_whatever_reserve_is_short():
+    few = [worker(f"v{number}", "a", since=NOW - 200) for number in range(4)]
+    many = [worker(f"w{number}", "b") for number in range(7)]
+    demands = [model("a", 0.25), model("b", 4.0)]
+    assert moves(demands, [*few, *many], Policy(dwell_seconds=60)) == []
+    assert moves(demands, [*few, *many], Policy(dwell_seconds=30)) != []
+
+
+def test_jobs_that_wait_come_before_a_reserve():
+    reserve, needs = model("d", 0.5), model("g", 0.3, queued=20, oldest_wait=20)
+    workers = [worker("w1", "g"), worker("v1", "d"), worker("v2", "d")]
+    assert ("load", "g") in {move[:2] for move in moves([reserve, needs], workers, Policy())}
+    lacks, needs = model("x", 0.6), model("y", 0.2, queued=40, oldest_wait=30)
+    workers = [worker("w1", "x"), worker("w2", "y"), worker("w3")]
+    assert moves([lacks, needs], workers, Policy()) == [("load", "y", "w3")]
+
+
+def test_nobody_becomes_short_for_the_reserve_of_another():
+    lacks, works = model("g", 2.0), model("d", 0.01, queued=40)
+    workers = [worker(f"w{n}", "g") for n in range(3)] + [worker(f"v{n}", "d") for n in range(2)]
+    assert moves([lacks, works], workers, Policy()) == []
 
 
 def test_a_backlog_that_ends_before_a_load_would_moves_nothing():

@@ -26,8 +26,8 @@ handled on this side.
 """
 LAST_STEPS: Final = 16
 SURE: Final = 0.5
-"""A step takes at least so much of the time that the shortest of the last ones took. Those in which
-prompts join take several times as long as others.
+"""A step is trusted to take so much of the time that the shortest of the last ones took. Those in
+which prompts join take several times as long as others.
 """
 _FACTS: Final = (
     "name",
@@ -140,8 +140,9 @@ class ProcessEngine:
         method, answer, began_at, ended_at = self._pipe.recv()
         if method == "step":
             self._asked -= 1
-            self._took.append(ended_at - began_at)
             self._began_at = ended_at
+            if answer:  # a step without rows takes no time
+                self._took.append(ended_at - began_at)
         if isinstance(answer, EngineError):
             raise answer
         progress: list[Progress] = answer
