@@ -3,7 +3,8 @@
 What a model needs is what arrives, with some spare, and what works off its backlog in time. Room
 that is free is always used, so that where everything fits, everything is loaded everywhere and
 nothing ever moves. A model that is short gets a seat of the model that is best off, if that one
-stays better off by far, and if the queue would last longer than the load takes. That is max-min
+stays better off by far, and if the queue would last longer than the load takes; one that a burst
+would find on too few workers gets a seat in reserve, if another has twice as many. That is max-min
 fairness with a price on moves (application placement, see Tang et al., WWW 2007). The last place of
 a model with jobs is left to it, until a model that has none at all waited too long: then they take
 turns.
@@ -187,7 +188,7 @@ class _Decision:
         if guest.lacks_reserve:
             exposure = guest.exposure / (1 + policy.reserve_hysteresis)
             return Limits(1, exposure, seats=1, stayed=RESERVE_DWELLS * policy.dwell_seconds)
-        exposure = max(guest.strain, guest.exposure) * (1 + policy.reserve_hysteresis)
+        exposure = guest.pressure * (1 + policy.reserve_hysteresis)
         return Limits(guest.strain / (1 + policy.hysteresis), exposure)
 
     def take_turns(self) -> None:
@@ -215,7 +216,7 @@ class _Decision:
             if donor.least_exposure <= limits.exposure
             and donor.least_without <= (relieved if donor.name in beside else limit)
         ]
-        return sorted(donors, key=lambda g: (g.busy, max(g.strain, g.exposure), g.name))
+        return sorted(donors, key=lambda g: (g.busy, g.pressure, g.name))
 
     def _spare_seats(self, donor: Guest) -> list[Table]:
         """The least busy first; as it was when it was first asked for."""
@@ -288,13 +289,13 @@ def _may_have_more(guest: Guest) -> bool:
 def _urgency(guest: Guest) -> tuple[float, float, float]:
     """Who lacks capacity comes before those who lack a reserve."""
     strain = guest.strain if guest.strain > 1 else 0.0
-    return (strain, guest.exposure, guest.demand.oldest_wait or 0.0)
+    return (strain, guest.pressure, guest.demand.oldest_wait or 0.0)
 
 
 def _place(guest: Guest) -> tuple[float, float, float, str]:
     """Its place in the queue of those that are short: the smallest is first."""
-    strain, exposure, wait = _urgency(guest)
-    return (-strain, -exposure, -wait, guest.name)
+    strain, pressure, wait = _urgency(guest)
+    return (-strain, -pressure, -wait, guest.name)
 
 
 def _shortage(guest: Guest) -> str:

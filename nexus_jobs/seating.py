@@ -5,7 +5,7 @@ Loads are estimated as if each model spread its need over its seats to even them
 equally, then once more in proportion to the room that this would leave (two rounds of
 proportional fitting). A model's *strain* is the mean load of the workers that it sits on, so it is
 over 1 where those cannot give what is asked; its *exposure* is over 1 where it sits on fewer than
-it should in case of a burst.
+it should in case of a burst. The larger of the two is its *pressure*.
 """
 
 from __future__ import annotations
@@ -114,6 +114,10 @@ class Guest:
     @property
     def exposure(self) -> float:
         return self.cover / self.speed if self.tables else inf
+
+    @property
+    def pressure(self) -> float:
+        return max(self.strain, self.exposure)
 
     @property
     def lacks_reserve(self) -> bool:

@@ -161,6 +161,11 @@ def test_a_new_worker_gets_models_at_once():
     assert moves([model("a", 0.5), model("b", 0.9)], workers) == [("load", "b", "w3")]
 
 
+def test_room_is_shared_evenly_among_models_without_jobs():
+    placed = moves([model("a"), model("b")], [worker(f"w{n}") for n in range(4)], Policy())
+    assert sorted(name for _, name, _ in placed) == ["a", "a", "b", "b"]
+
+
 def test_a_draining_model_does_not_keep_its_successor_waiting():
     workers = [worker("w1", "a", state=ModelState.DRAINING), worker("w2", "a")]
     assert moves([model("a", 0.1), model("b", queued=1)], workers) == [("load", "b", "w1")]
