@@ -24,6 +24,12 @@ from nexus_jobs.seating import NO_LIMITS, Guest, Limits, Seating, Table
 
 TRIES: Final = 2
 """A model that fails on so many workers and is ready on none is itself to blame: no others try."""
+RESERVE_DONORS: Final = 5
+"""For a reserve only so many of those that are best off are asked; more is not worth the time."""
+RESERVE_DWELLS: Final = 5
+"""For a reserve a seat is taken only when it was kept for so many times the dwell time: the rates
+of models with few jobs are never known well, and nobody waits.
+"""
 
 
 def rebalance(fleet: Fleet, policy: Policy) -> Plan:
@@ -42,14 +48,6 @@ def rebalance(fleet: Fleet, policy: Policy) -> Plan:
         total_workers=_total(decision.seating, recommendations),
         blocked={g.name: _obstacle(g) for g in guests if g.demand.queued and not g.tables},
     )
-
-
-RESERVE_DONORS: Final = 5
-"""For a reserve only so many of those that are best off are asked; more is not worth the time."""
-RESERVE_DWELLS: Final = 5
-"""For a reserve a seat is taken only when it was kept for so many times the dwell time: the rates
-of models with few jobs are never known well, and nobody waits.
-"""
 
 
 class _Decision:
@@ -300,7 +298,7 @@ def _place(guest: Guest) -> tuple[float, float, float, str]:
 
 def _shortage(guest: Guest) -> str:
     demand = guest.demand
-    if guest.lacks_reserve and len(guest.tables) >= guest.floor:
+    if guest.lacks_reserve:
         return (
             f"{guest.name} has {guest.speed:.1f} workers and should have {guest.cover:.1f} "
             f"in case of a burst: {demand.arrival:.2f} jobs a second arrive"

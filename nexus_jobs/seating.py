@@ -63,7 +63,7 @@ class Guest:
 
     __slots__ = (
         "arriving", "backlog", "busy", "cover", "demand", "failed", "floor", "idle", "load",
-         "memory", "most", "name", "need", "ready", "slowest", "speed", "tables", "waiting",
+        "memory", "most", "name", "need", "ready", "slowest", "speed", "tables", "waiting",
     )  # fmt: skip
 
     def __init__(self, demand: Demand, policy: Policy) -> None:
@@ -122,7 +122,8 @@ class Guest:
     @property
     def lacks_reserve(self) -> bool:
         """Whether it lacks nothing else."""
-        return self.busy and self.strain <= 1 < self.exposure
+        enough = self.busy and len(self.tables) >= self.floor
+        return enough and self.strain <= 1 < self.exposure
 
     def relief(self, speed: float) -> float:
         """By how much each of its workers gets less busy if it gets one more of that speed."""
@@ -232,11 +233,12 @@ class Seating:
     def can_spare(self, guest: Guest, table: Table, heir: Guest, limits: Limits) -> bool:
         """Whether the model stays within the limits if the heir takes its seat there, and so has
         less to do where both of them sit."""
-        without, kept = self.strain_without(guest, table), guest.speed - table.speed
+        kept = guest.speed - table.speed
         if len(guest.tables) <= limits.seats or not self._has_stayed(guest, table, limits.stayed):
             return False
         if guest.busy and kept > 0 and guest.cover > limits.exposure * kept:
             return False
+        without = self.strain_without(guest, table)
         if without <= limits.strain or kept <= 0:
             return without <= limits.strain
         relief = heir.relief(table.speed) / kept

@@ -27,7 +27,7 @@ handled on this side.
 LAST_STEPS: Final = 16
 SURE: Final = 0.5
 """A step is trusted to take so much of the time that the shortest of the last ones took. Those in
-which prompts join take several times as long as others.
+which prompts join take longer than others.
 """
 _FACTS: Final = (
     "name",
