@@ -6,7 +6,7 @@ import select as sockets
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import orjson
@@ -102,40 +102,40 @@ class Database:
     def __init__(self, url: str, pool_size: int) -> None:
         parsed = _parse(url)
         if parsed.get_backend_name() == "sqlite":
-            self._reader, self._writer, self._relaxed = _sqlite(parsed, pool_size)
-            self._single = self._writer
+            self._engine, self._relaxed = _sqlite(parsed, pool_size)
+            self._single = self._engine
+            # a deferred transaction that reads first cannot always become a writer later
+            self._begin = self._begin_single = "BEGIN IMMEDIATE"
             self._queue: WriterQueue | None = WriterQueue(f"{parsed.database}-writer", BUSY_TIMEOUT)
         else:
-            self._reader, self._single, self._relaxed = _postgresql(parsed, pool_size)
-            self._writer = _in_transactions(self._reader, "BEGIN")
+            self._engine, self._single, self._relaxed = _postgresql(parsed, pool_size)
+            self._begin, self._begin_single = "BEGIN", ""
             self._queue = None
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection on which every statement sees what is committed at its start."""
-        with _translated(), self._reader.connect() as connection:
+        with _translated(), self._engine.connect() as connection:
             yield connection
 
-    @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self) -> AbstractContextManager[Connection]:
         """A transaction: committed at the end of the block, rolled back on an error."""
-        with self._begin(self._writer) as connection:
-            yield connection
+        return self._writing(self._engine, self._begin)
 
-    @contextmanager
-    def write_once(self, *, durable: bool = True) -> Iterator[Connection]:
+    def write_once(self, *, durable: bool = True) -> AbstractContextManager[Connection]:
         """For a single statement: a server is spared the round trips around it.
 
         One that is not durable does not wait for the disk. A power cut may undo it, but never
         without all that was committed after it.
         """
-        with self._begin(self._single if durable else self._relaxed) as connection:
-            yield connection
+        return self._writing(self._single if durable else self._relaxed, self._begin_single)
 
     @contextmanager
-    def _begin(self, engine: Engine) -> Iterator[Connection]:
+    def _writing(self, engine: Engine, begin: str) -> Iterator[Connection]:
         turn = self._queue.turn() if self._queue else nullcontext()
         with _translated(), turn, engine.begin() as connection:
+            if begin:  # not by an event: SQLAlchemy is slower where there is a listener
+                connection.exec_driver_sql(begin)
             yield connection
 
     def prepare(self) -> None:
@@ -145,11 +145,11 @@ class Database:
         upgrade the schema do so, one after the other.
         """
         if self._queue:
-            with _translated(), self._queue.turn(), self._reader.connect() as connection:
+            with _translated(), self._queue.turn(), self._engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
 
     def close(self) -> None:
-        for engine in (self._reader, self._single, self._relaxed):
+        for engine in (self._engine, self._single, self._relaxed):
             engine.dispose()
         if self._queue:
             self._queue.close()
@@ -227,15 +227,15 @@ def _postgresql(url: URL, pool_size: int) -> tuple[Engine, Engine, Engine]:
         return made
 
     try:
-        reader = engine(pool_size)
-        _end_frozen_transactions(reader)
+        general = engine(pool_size)
+        _end_frozen_transactions(general)
         single = engine(SINGLE_CONNECTIONS, ONE_PLAN)
         relaxed = engine(RELAXED_CONNECTIONS, "-c synchronous_commit=off")
     except ModuleNotFoundError as error:
         raise ConfigError(
             "PostgreSQL needs a driver: pip install 'nexus-jobs[postgres]'"
         ) from error
-    return reader, single, relaxed
+    return general, single, relaxed
 
 
 def _end_frozen_transactions(engine: Engine) -> None:
@@ -263,7 +263,9 @@ def _check_closed(engine: Engine) -> None:
                 raise DisconnectionError from error
 
 
-def _sqlite(url: URL, pool_size: int) -> tuple[Engine, Engine, Engine]:
+def _sqlite(url: URL, pool_size: int) -> tuple[Engine, Engine]:
+    """For all else, and for statements that need not be durable."""
+
     def engine(synchronous: str, at_most: int) -> Engine:
         made = _engine(url, at_most, connect_args={"timeout": BUSY_TIMEOUT})
 
@@ -274,17 +276,4 @@ def _sqlite(url: URL, pool_size: int) -> tuple[Engine, Engine, Engine]:
 
         return made
 
-    # a deferred transaction that reads first cannot always become a writer later
-    begin = "BEGIN IMMEDIATE"
-    reader, relaxed = engine("FULL", pool_size), engine("NORMAL", RELAXED_CONNECTIONS)
-    return reader, _in_transactions(reader, begin), _in_transactions(relaxed, begin)
-
-
-def _in_transactions(engine: Engine, begin: str) -> Engine:
-    """The same pool of connections, which commit by themselves, but begun with this statement.
-
-    Setting the isolation level of a connection back and forth costs as much as a statement.
-    """
-    transactions = engine.execution_options()
-    event.listen(transactions, "begin", lambda connection: connection.exec_driver_sql(begin))
-    return transactions
+    return engine("FULL", pool_size), engine("NORMAL", RELAXED_CONNECTIONS)

@@ -24,11 +24,12 @@ from sqlalchemy import (
 )
 
 from nexus_jobs.adapters.database import database_now, now
+from nexus_jobs.adapters.prepared import Prepared
 from nexus_jobs.adapters.tables import Prose, storable
 
 
 class RowInsert:
-    """Inserts rows that have all columns of the table.
+    """Inserts rows; columns that they lack are NULL.
 
     `times` names the columns that are given in seconds from the insertion. To PostgreSQL the rows
     go as one JSON document: the driver binds one value instead of one for each column of each
@@ -39,7 +40,7 @@ class RowInsert:
         self._times = times
         self._prose = [c.name for c in table.columns if isinstance(c.type, Prose)]
         self._json = [c.name for c in table.columns if isinstance(c.type, JSON)]
-        self._plain = insert(table)
+        self._plain = Prepared(insert(table))
         self._from_document = _from_document(table, times)
 
     def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> float:
@@ -50,7 +51,7 @@ class RowInsert:
             ).all()[0]
             return at
         at = now(connection)
-        connection.execute(self._plain, [self._timed(row, at) for row in rows])
+        self._plain.execute(connection, [self._timed(row, at) for row in rows])
         return at
 
     def document(self, rows: Sequence[Mapping[str, Any]]) -> str:
