@@ -87,6 +87,13 @@ def _postgresql_now(_element: database_now, _compiler: SQLCompiler, **_kw: Any) 
     return "CAST(extract(epoch FROM statement_timestamp()) AS double precision)"
 
 
+# a ProgrammingError is a table that is missing: the schema is not there yet; an InternalError is a
+# transaction that the server has ended, or a server that only reads
+_UNAVAILABLE = (
+    *(OperationalError, InterfaceError, InternalError, ProgrammingError),
+    *(sqlite3.OperationalError, sqlite3.InterfaceError),
+    *(sqlite3.InternalError, sqlite3.ProgrammingError),
+)
 _NOW: Select[float] = select(database_now())
 
 
@@ -170,23 +177,22 @@ def _translated() -> Iterator[None]:
     """Turn the database's errors into ours; a message never holds a statement's parameters."""
     try:
         yield
-    except IntegrityError as error:
-        raise Conflict(f"the database refuses it: {_first_line(error.orig)}") from error
-    except DataError as error:
+    except (IntegrityError, sqlite3.IntegrityError) as error:
+        raise Conflict(f"the database refuses it: {_first_line(error)}") from error
+    except (DataError, sqlite3.DataError) as error:
         # not as its cause, since the driver quotes the data
-        raise NexusError(f"the database cannot hold it: {_first_line(error.orig)}") from None
-    except (OperationalError, InterfaceError, InternalError, ProgrammingError) as error:
-        # a ProgrammingError is a table that is missing: the schema is not there yet; an
-        # InternalError is a transaction that the server has ended, or a server that only reads
-        raise StoreUnavailable(_first_line(error.orig)) from error
+        raise NexusError(f"the database cannot hold it: {_first_line(error)}") from None
+    except _UNAVAILABLE as error:
+        raise StoreUnavailable(_first_line(error)) from error
     except OSError as error:
         raise StoreUnavailable(f"the database's folder cannot be used: {error}") from error
     except PoolTimeout as error:
         raise StoreUnavailable("every database connection is in use") from error
 
 
-def _first_line(error: BaseException | None) -> str:
-    return str(error).partition("\n")[0]
+def _first_line(error: BaseException) -> str:
+    """Of what the driver says."""
+    return str(getattr(error, "orig", error)).partition("\n")[0]
 
 
 def _parse(url: str) -> URL:

@@ -13,6 +13,7 @@ from sqlalchemy import (
 )
 
 from nexus_jobs.adapters.database import Database, database_now, now
+from nexus_jobs.adapters.prepared import Prepared
 from nexus_jobs.adapters.sql_endings import record
 from nexus_jobs.adapters.sql_rows import (
     JOBS_WITH_RESULTS,
@@ -54,7 +55,7 @@ class SqlLeases:
             "by": worker,
         }
         with self._database.write_once(durable=False) as connection:
-            claimed = [job_of(row) for row in connection.execute(_CLAIM, values)]
+            claimed = [job_of(row) for row in _CLAIM.fetch(connection, values)]
         return sorted(claimed, key=lambda job: (job.due_at, job.id))
 
     def finish(self, outcomes: Sequence[Outcome]) -> dict[Lease, Settled]:
@@ -126,7 +127,7 @@ _next = locked(
     .limit(bindparam("at_most")),
     skip_locked=True,
 )
-_CLAIM = (
+_CLAIM = Prepared(
     update(jobs)
     .where(jobs.c.id.in_(select(_next.c.id)), is_state(sources(Event.CLAIM)))
     .values(

@@ -79,6 +79,19 @@ def test_a_full_disk_is_unavailable(sqlite_url: str) -> None:
     database.close()
 
 
+def test_no_job_is_accepted_while_the_disk_is_full(sqlite_url: str) -> None:
+    store = SqlStore(sqlite_url, pool_size=1)
+    with store._database.read() as connection:
+        connection.execute(text("PRAGMA max_page_count = 1"))
+    large = new_job(request=Request(model="m", prompt="x" * 1_000_000))
+    with pytest.raises(StoreUnavailable, match="full"):
+        store.add([large])
+    with store._database.read() as connection:
+        connection.execute(text("PRAGMA max_page_count = 1000000"))
+    assert store.add([large]) == [store.get(large.id)]
+    store.close()
+
+
 def test_a_restarted_postgresql_is_survived(empty_postgres: str) -> None:
     store = SqlStore(empty_postgres, pool_size=2)
     (job,) = store.add([new_job()])
