@@ -87,13 +87,6 @@ def _postgresql_now(_element: database_now, _compiler: SQLCompiler, **_kw: Any) 
     return "CAST(extract(epoch FROM statement_timestamp()) AS double precision)"
 
 
-# a ProgrammingError is a table that is missing: the schema is not there yet; an InternalError is a
-# transaction that the server has ended, or a server that only reads
-_UNAVAILABLE = (
-    *(OperationalError, InterfaceError, InternalError, ProgrammingError),
-    *(sqlite3.OperationalError, sqlite3.InterfaceError),
-    *(sqlite3.InternalError, sqlite3.ProgrammingError),
-)
 _NOW: Select[float] = select(database_now())
 
 
@@ -122,7 +115,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection on which every statement sees what is committed at its start."""
-        with _translated(), self._engine.connect() as connection:
+        with self._translated(), self._engine.connect() as connection:
             yield connection
 
     def write(self) -> AbstractContextManager[Connection]:
@@ -140,10 +133,13 @@ class Database:
     @contextmanager
     def _writing(self, engine: Engine, begin: str) -> Iterator[Connection]:
         turn = self._queue.turn() if self._queue else nullcontext()
-        with _translated(), turn, engine.begin() as connection:
+        with self._translated(), turn, engine.begin() as connection:
             if begin:  # not by an event: SQLAlchemy is slower where there is a listener
                 connection.exec_driver_sql(begin)
             yield connection
+
+    def _translated(self) -> AbstractContextManager[None]:
+        return _translated(self._engine.dialect.loaded_dbapi)
 
     def prepare(self) -> None:
         """Let readers of a SQLite file go on while it is written; the file keeps the mode.
@@ -152,7 +148,7 @@ class Database:
         upgrade the schema do so, one after the other.
         """
         if self._queue:
-            with _translated(), self._queue.turn(), self._engine.connect() as connection:
+            with self._translated(), self._queue.turn(), self._engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
 
     def close(self) -> None:
@@ -173,16 +169,25 @@ def now(connection: Connection) -> float:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """Turn the database's errors into ours; a message never holds a statement's parameters."""
+def _translated(driver: Any) -> Iterator[None]:
+    """Turn errors into ours, those of a driver's module and of SQLAlchemy, which has the same.
+
+    A message never holds a statement's parameters.
+    """
     try:
         yield
-    except (IntegrityError, sqlite3.IntegrityError) as error:
+    except (IntegrityError, driver.IntegrityError) as error:
         raise Conflict(f"the database refuses it: {_first_line(error)}") from error
-    except (DataError, sqlite3.DataError) as error:
+    except (DataError, driver.DataError) as error:
         # not as its cause, since the driver quotes the data
         raise NexusError(f"the database cannot hold it: {_first_line(error)}") from None
-    except _UNAVAILABLE as error:
+    except (
+        *(OperationalError, driver.OperationalError, InterfaceError, driver.InterfaceError),
+        # a table is missing: the schema is not there yet
+        *(ProgrammingError, driver.ProgrammingError),
+        # a transaction that the server has ended, or a server that only reads
+        *(InternalError, driver.InternalError),
+    ) as error:
         raise StoreUnavailable(_first_line(error)) from error
     except OSError as error:
         raise StoreUnavailable(f"the database's folder cannot be used: {error}") from error

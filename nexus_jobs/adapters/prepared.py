@@ -1,14 +1,14 @@
-"""Statements that run for every job: on SQLite compiled once, and run by the driver itself."""
+"""Statements that run for every job: compiled once, and run by the database's driver itself."""
 
 from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Dialect, Insert, Update
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.types import TypeEngine
 
 Conversion = Callable[[Any], Any] | None
 
@@ -16,78 +16,94 @@ Conversion = Callable[[Any], Any] | None
 class Prepared:
     """A statement whose parameters are single values, never lists.
 
-    What SQLAlchemy does for each execution takes several times as long as SQLite's part in it. A
-    server's part is longer, so there SQLAlchemy executes it.
+    What SQLAlchemy does for each execution takes several times as long as SQLite's part in it.
+    Errors are the driver's own.
     """
 
     def __init__(self, statement: Insert | Update) -> None:
         self._statement = statement
-        self._compiled: _Compiled | None = None
+        self._parameters: dict[str, Parameters] = {}
+        self._columns: dict[str, _Columns] = {}
+        """Both by the name of the dialect."""
 
     def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
         """Run it once for each of the values; how many rows of the database it changed."""
-        if connection.dialect.name != "sqlite":
-            return connection.execute(self._statement, rows).rowcount
-        compiled = self._for(connection.dialect)
-        changed: int = (
-            _driver(connection).executemany(compiled.sql, map(compiled.bind, rows)).rowcount
-        )
+        parameters, cursor = self._for(connection.dialect), _cursor(connection)
+        cursor.executemany(parameters.sql, [parameters.bind(row) for row in rows])
+        changed: int = cursor.rowcount
         return changed
 
-    def fetch(self, connection: Connection, values: Mapping[str, Any]) -> Sequence[Any]:
-        """The rows that it returns."""
-        if connection.dialect.name != "sqlite":
-            return connection.execute(self._statement, values).all()
-        compiled = self._for(connection.dialect)
-        rows = _driver(connection).execute(compiled.sql, compiled.bind(values)).fetchall()
-        return [compiled.row(row) for row in rows]
+    def fetch(self, connection: Connection, values: Mapping[str, Any]) -> list[Any]:
+        """The rows that it returns, with their columns as attributes."""
+        dialect, cursor = connection.dialect, _cursor(connection)
+        parameters = self._for(dialect)
+        cursor.execute(parameters.sql, parameters.bind(values))
+        columns = self._columns.get(dialect.name)
+        if columns is None:
+            columns = self._columns[dialect.name] = _Columns(
+                self._statement, dialect, [code for _, code, *_ in cursor.description]
+            )
+        return [columns.read(row) for row in cursor.fetchall()]
 
-    def _for(self, dialect: Dialect) -> _Compiled:
-        if self._compiled is None:
-            self._compiled = _compiled(self._statement, dialect)
-        return self._compiled
-
-
-@dataclass(frozen=True, slots=True)
-class _Compiled:
-    """Each parameter by name, default and conversion; each column by name and conversion."""
-
-    sql: str
-    parameters: Sequence[tuple[str, Any, Conversion]]
-    columns: Callable[..., Any]
-    conversions: Sequence[Conversion]
-
-    def bind(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(
-            convert(values.get(name, default)) if convert else values.get(name, default)
-            for name, default, convert in self.parameters
-        )
-
-    def row(self, values: Sequence[Any]) -> Any:
-        pairs = zip(values, self.conversions, strict=True)
-        return self.columns(*(convert(value) if convert else value for value, convert in pairs))
+    def _for(self, dialect: Dialect) -> Parameters:
+        known = self._parameters.get(dialect.name)
+        if known is None:
+            known = self._parameters[dialect.name] = Parameters(self._statement, dialect)
+        return known
 
 
-def _compiled(statement: Insert | Update, dialect: Dialect) -> _Compiled:
-    compiled = statement.compile(dialect=dialect)
-    assert isinstance(compiled, SQLCompiler)  # noqa: S101 - what a dialect makes of statements
-    columns = statement.exported_columns
-    return _Compiled(
-        sql=compiled.string,
-        parameters=[
+class Parameters:
+    """A statement as a driver takes it, and its parameters."""
+
+    def __init__(self, statement: Insert | Update, dialect: Dialect) -> None:
+        compiled = statement.compile(dialect=dialect)
+        assert isinstance(compiled, SQLCompiler)  # noqa: S101 - what a dialect makes of statements
+        self.sql = compiled.string
+        self._by_position = compiled.positional
+        self._slots: list[tuple[str, Any, Conversion]] = [
             (
                 name,
                 compiled.params[name],
-                compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect),
+                _type(compiled.binds[name], dialect).bind_processor(dialect),
             )
-            for name in compiled.positiontup or ()
-        ],
-        columns=namedtuple("Row", [column.name for column in columns]),
-        conversions=[
-            column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns
-        ],
-    )
+            for name in compiled.positiontup or compiled.params
+        ]
+        """The name, the value if none is given, and the conversion of each."""
+
+    def bind(self, values: Mapping[str, Any]) -> tuple[Any, ...] | dict[str, Any]:
+        bound = tuple(
+            convert(values.get(name, default)) if convert else values.get(name, default)
+            for name, default, convert in self._slots
+        )
+        if self._by_position:
+            return bound
+        return {name: value for (name, *_), value in zip(self._slots, bound, strict=True)}
 
 
-def _driver(connection: Connection) -> Any:
-    return connection.connection.driver_connection
+class _Columns:
+    """The columns that a statement returns; `codes` are the driver's for their types."""
+
+    def __init__(self, statement: Insert | Update, dialect: Dialect, codes: Sequence[Any]) -> None:
+        columns = list(statement.exported_columns)
+        self._row = _row_type([column.name for column in columns])
+        self._conversions: list[Conversion] = [
+            _type(column, dialect).result_processor(dialect, code)
+            for column, code in zip(columns, codes, strict=True)
+        ]
+
+    def read(self, values: Sequence[Any]) -> Any:
+        pairs = zip(values, self._conversions, strict=True)
+        return self._row(*(convert(value) if convert else value for value, convert in pairs))
+
+
+def _row_type(names: Sequence[str]) -> Callable[..., Any]:
+    return namedtuple("Row", names)
+
+
+def _type(of: Any, dialect: Dialect) -> TypeEngine[Any]:
+    kind: TypeEngine[Any] = of.type.dialect_impl(dialect)
+    return kind
+
+
+def _cursor(connection: Connection) -> Any:
+    return connection.connection.cursor()

@@ -41,15 +41,14 @@ class RowInsert:
         self._prose = [c.name for c in table.columns if isinstance(c.type, Prose)]
         self._json = [c.name for c in table.columns if isinstance(c.type, JSON)]
         self._plain = Prepared(insert(table))
-        self._from_document = _from_document(table, times)
+        self._from_document = Prepared(_from_document(table, times))
 
     def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> float:
         """Insert at least one row; the time of the insertion."""
         if connection.dialect.name == "postgresql":
-            at: float = connection.scalars(
-                self._from_document, {"rows": self.document(rows)}
-            ).all()[0]
-            return at
+            row, *_ = self._from_document.fetch(connection, {"rows": self.document(rows)})
+            inserted_at: float = row.at
+            return inserted_at
         at = now(connection)
         self._plain.execute(connection, [self._timed(row, at) for row in rows])
         return at
@@ -94,5 +93,5 @@ def _from_document(table: Table, times: Collection[str]) -> Insert:
     return (
         insert(table)
         .from_select(names, select(*map(value, table.columns)))
-        .returning(database_now())
+        .returning(database_now().label("at"))
     )

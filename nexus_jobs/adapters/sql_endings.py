@@ -67,7 +67,7 @@ _ended = (
     .returning(jobs.c.id)
     .cte("ended")
 )
-_SUCCEED = (
+_SUCCEED = Prepared(
     insert(results)
     .from_select(
         [*_held.c.keys(), "created_at"],
@@ -143,7 +143,7 @@ def _succeed(connection: Connection, outcomes: Sequence[Outcome]) -> dict[Lease,
         {**_result_row(each, 0.0), "attempt": each.lease.attempt, "lease_token": each.lease.token}
         for each in outcomes
     ]
-    ended = connection.execute(_SUCCEED, {"rows": RESULTS.document(rows)})
+    ended = _SUCCEED.fetch(connection, {"rows": RESULTS.document(rows)})
     times = {row.job_id: row.created_at for row in ended}
     return {
         each.lease: Settled(State.SUCCEEDED, times[each.lease.job_id])

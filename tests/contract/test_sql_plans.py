@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
-from sqlalchemy import Connection, Engine, Pool, event, text
+from sqlalchemy import Engine, event, text
 
+from nexus_jobs.adapters import prepared
 from nexus_jobs.adapters.database import Database
 from nexus_jobs.job import Bulk, Cached, Ended, Idempotency
 from nexus_jobs.states import Event
@@ -20,22 +21,22 @@ Statement = tuple[str, Any]
 
 @contextmanager
 def statements() -> Iterator[list[Statement]]:
-    """What is sent to the database meanwhile: to a server, or to SQLite with the values in it."""
+    """What is sent to the database meanwhile, as the driver gets it."""
     sent: list[Statement] = []
 
-    def note(connection: Connection, _cursor: object, sql: str, given: Any, *_: object) -> None:
-        if connection.dialect.name != "sqlite":
-            sent.append((sql, given))
+    def note(_c: object, _cursor: object, sql: str, parameters: Any, *_: object) -> None:
+        sent.append((sql, parameters))
 
-    def trace(connection: Any, *_: object) -> None:
-        if isinstance(connection, sqlite3.Connection):
-            connection.set_trace_callback(lambda sql: sent.append((sql, ())))
+    bind = prepared.Parameters.bind
+
+    def bound(parameters: prepared.Parameters, values: Mapping[str, Any]) -> Any:
+        sent.append((parameters.sql, bind(parameters, values)))
+        return sent[-1][1]
 
     event.listen(Engine, "before_cursor_execute", note)
-    event.listen(Pool, "checkout", trace)
-    yield sent
+    with patch.object(prepared.Parameters, "bind", bound):
+        yield sent
     event.remove(Engine, "before_cursor_execute", note)
-    event.remove(Pool, "checkout", trace)
 
 
 def plan(database: Database, statement: Statement) -> str:
