@@ -102,25 +102,28 @@ class Database:
     def __init__(self, url: str, pool_size: int) -> None:
         parsed = _parse(url)
         if parsed.get_backend_name() == "sqlite":
-            self._engine, self._relaxed = _sqlite(parsed, pool_size)
-            self._single = self._engine
+            self._reader, self._single, self._relaxed = _sqlite(parsed, pool_size)
+            self._writer = self._single
             # a deferred transaction that reads first cannot always become a writer later
             self._begin = self._begin_single = "BEGIN IMMEDIATE"
             self._queue: WriterQueue | None = WriterQueue(f"{parsed.database}-writer", BUSY_TIMEOUT)
         else:
-            self._engine, self._single, self._relaxed = _postgresql(parsed, pool_size)
+            self._reader, self._single, self._relaxed = _postgresql(parsed, pool_size)
+            self._writer = self._reader
             self._begin, self._begin_single = "BEGIN", ""
             self._queue = None
+        self._kept: dict[Engine, Connection] = {}
+        """Those of writers who take turns; the one whose turn it is may use them."""
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection on which every statement sees what is committed at its start."""
-        with self._translated(), self._engine.connect() as connection:
+        with self._translated(), self._reader.connect() as connection:
             yield connection
 
     def write(self) -> AbstractContextManager[Connection]:
         """A transaction: committed at the end of the block, rolled back on an error."""
-        return self._writing(self._engine, self._begin)
+        return self._writing(self._writer, self._begin)
 
     def write_once(self, *, durable: bool = True) -> AbstractContextManager[Connection]:
         """For a single statement: a server is spared the round trips around it.
@@ -133,13 +136,30 @@ class Database:
     @contextmanager
     def _writing(self, engine: Engine, begin: str) -> Iterator[Connection]:
         turn = self._queue.turn() if self._queue else nullcontext()
-        with self._translated(), turn, engine.begin() as connection:
+        with self._translated(), turn, self._connected(engine) as connection, connection.begin():
             if begin:  # not by an event: SQLAlchemy is slower where there is a listener
-                connection.exec_driver_sql(begin)
+                connection.connection.cursor().execute(begin)
             yield connection
 
+    def _connected(self, engine: Engine) -> AbstractContextManager[Connection]:
+        return self._keeping(engine) if self._queue else engine.connect()
+
+    @contextmanager
+    def _keeping(self, engine: Engine) -> Iterator[Connection]:
+        """A connection that stays open, since to get one from a pool takes as long as a statement.
+
+        After an error there is a new one: nobody knows what became of its transaction.
+        """
+        connection = self._kept.pop(engine, None) or engine.connect()
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        self._kept[engine] = connection
+
     def _translated(self) -> AbstractContextManager[None]:
-        return _translated(self._engine.dialect.loaded_dbapi)
+        return _translated(self._reader.dialect.loaded_dbapi)
 
     def prepare(self) -> None:
         """Let readers of a SQLite file go on while it is written; the file keeps the mode.
@@ -148,11 +168,13 @@ class Database:
         upgrade the schema do so, one after the other.
         """
         if self._queue:
-            with self._translated(), self._queue.turn(), self._engine.connect() as connection:
+            with self._translated(), self._queue.turn(), self._reader.connect() as connection:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
 
     def close(self) -> None:
-        for engine in (self._engine, self._single, self._relaxed):
+        for connection in self._kept.values():
+            connection.close()
+        for engine in (self._reader, self._single, self._relaxed):
             engine.dispose()
         if self._queue:
             self._queue.close()
@@ -274,8 +296,8 @@ def _check_closed(engine: Engine) -> None:
                 raise DisconnectionError from error
 
 
-def _sqlite(url: URL, pool_size: int) -> tuple[Engine, Engine]:
-    """For all else, and for statements that need not be durable."""
+def _sqlite(url: URL, pool_size: int) -> tuple[Engine, Engine, Engine]:
+    """For readers, for the writer whose turn it is, and for one who need not wait for the disk."""
 
     def engine(synchronous: str, at_most: int) -> Engine:
         made = _engine(url, at_most, connect_args={"timeout": BUSY_TIMEOUT})
@@ -287,4 +309,4 @@ def _sqlite(url: URL, pool_size: int) -> tuple[Engine, Engine]:
 
         return made
 
-    return engine("FULL", pool_size), engine("NORMAL", RELAXED_CONNECTIONS)
+    return engine("FULL", pool_size), engine("FULL", 1), engine("NORMAL", 1)

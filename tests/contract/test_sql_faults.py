@@ -72,7 +72,7 @@ def test_a_url_of_something_else_is_a_mistake_in_the_settings(url: str) -> None:
 
 def test_a_full_disk_is_unavailable(sqlite_url: str) -> None:
     database = Database(sqlite_url, pool_size=1)
-    with database.read() as connection:
+    with database.write() as connection:
         connection.execute(text("PRAGMA max_page_count = 1"))
     with pytest.raises(StoreUnavailable, match="full"):
         insert_a_megabyte(database)
@@ -81,12 +81,12 @@ def test_a_full_disk_is_unavailable(sqlite_url: str) -> None:
 
 def test_no_job_is_accepted_while_the_disk_is_full(sqlite_url: str) -> None:
     store = SqlStore(sqlite_url, pool_size=1)
-    with store._database.read() as connection:
+    with store._database.write() as connection:
         connection.execute(text("PRAGMA max_page_count = 1"))
     large = new_job(request=Request(model="m", prompt="x" * 1_000_000))
     with pytest.raises(StoreUnavailable, match="full"):
         store.add([large])
-    with store._database.read() as connection:
+    with store._database.write() as connection:
         connection.execute(text("PRAGMA max_page_count = 1000000"))
     assert store.add([large]) == [store.get(large.id)]
     store.close()
