@@ -40,7 +40,7 @@ class Feeder:
     """Turns tickets into rows that are ready to join.
 
     Tickets `announce` jobs, its own thread runs `run`, the batch loop takes rows and gives back
-    slots. One condition guards all of it. `policy` gives the bounds that hold at the moment.
+    slots. One lock guards all of it. `policy` gives the bounds that hold at the moment.
     Suspects wait beside the others until the batch is empty and all that left it is `committed`,
     but for so many jobs: what a suspect may kill must not take results along.
     """
@@ -61,7 +61,11 @@ class Feeder:
         self._committed = committed
         self._poll_seconds = poll_seconds
         self._clock = clock
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._to_claim = threading.Condition(self._lock)
+        """What the feeder's own thread waits for: a reason to claim."""
+        self._to_join = threading.Condition(self._lock)
+        """What the batch waits for: rows. Each wake-up of a thread costs as much as a statement."""
         self._ready: deque[Row] = deque()
         self._held = 0
         self._announced = self._answered = 0
@@ -78,7 +82,7 @@ class Feeder:
 
         Then `let_go` is called when claims have answered for them, or at the end.
         """
-        with self._changed:
+        with self._lock:
             if self._stopping:
                 return False
             self._announced += count
@@ -88,7 +92,7 @@ class Feeder:
             waits = self._quarantine or expected > self._policy().slots
             if waits:
                 self._tickets.append((self._announced, let_go))
-            self._changed.notify_all()
+            self._to_claim.notify()
             return waits
 
     def run(self) -> None:
@@ -109,8 +113,8 @@ class Feeder:
 
     def wait(self, at_most: float) -> bool:
         """Wait until rows are ready or it is stopped, for so many seconds; whether they are."""
-        with self._changed:
-            self._changed.wait_for(
+        with self._lock:
+            self._to_join.wait_for(
                 lambda: self._stopping or self._ready or self._suspects_turn(),
                 min(at_most, threading.TIMEOUT_MAX),
             )
@@ -120,9 +124,9 @@ class Feeder:
         """The rows that join at this step; waits for `room` of them, `at_most` so many seconds."""
         if not (at_most or self._ready or self._suspects):
             return []
-        with self._changed:
+        with self._lock:
             if at_most:
-                self._changed.wait_for(lambda: self._stopping or len(self._ready) >= room, at_most)
+                self._to_join.wait_for(lambda: self._stopping or len(self._ready) >= room, at_most)
             if self._suspects_turn():
                 return self._all_suspects()
             count = self._policy().joining(row.prompt_length for row in self._ready)
@@ -130,32 +134,35 @@ class Feeder:
 
     def free(self, slots: int) -> None:
         """Give back the slots of rows that have left the batch."""
-        with self._changed:
+        with self._lock:
             self._held -= slots
             self._end_quarantine()
-            self._changed.notify_all()
+            self._to_claim.notify()
 
     def look_again(self) -> None:
         """Rows that left the batch have been committed."""
-        with self._changed:
-            self._changed.notify_all()
+        with self._lock:
+            if self._suspects:
+                self._to_join.notify()
 
     def drop_suspects(self, unwanted: Collection[Lease]) -> list[Row]:
         """Those of the suspects that wait for the batch to be empty, and need not any longer."""
-        with self._changed:
+        with self._lock:
             dropped = [row for row in self._suspects if row.job.lease in unwanted]
             self._suspects = [row for row in self._suspects if row not in dropped]
             self._held -= len(dropped)
             self._end_quarantine()
-            self._changed.notify_all()
+            self._to_claim.notify()
+            self._to_join.notify()
             return dropped
 
     def stop(self) -> None:
         """Claim no more and let go of all tickets."""
-        with self._changed:
+        with self._lock:
             self._stopping = True
             answered = self._answered_tickets()
-            self._changed.notify_all()
+            self._to_claim.notify()
+            self._to_join.notify()
         for let_go in answered:
             let_go()
 
@@ -164,13 +171,13 @@ class Feeder:
         return [*self._ready, *self._suspects]
 
     def _await_decision(self) -> Decision:
-        with self._changed:
+        with self._lock:
             while not self._stopping:
                 now = self._clock()
                 decision = self._policy().decide(now, self._snapshot())
                 if decision.claim:
                     return decision
-                self._changed.wait(min(decision.wake_at - now, threading.TIMEOUT_MAX))
+                self._to_claim.wait(min(decision.wake_at - now, threading.TIMEOUT_MAX))
             return Decision(0, 0.0)
 
     def _snapshot(self) -> Snapshot:
@@ -186,15 +193,15 @@ class Feeder:
     def _search(self, limit: int) -> None:
         """Take suspects on if there are any; from then on nobody else joins."""
         jobs = self._claim(limit, suspects=True)
-        with self._changed:
+        with self._lock:
             self._next_search = self._clock() + min(SEARCH_SECONDS, self._poll_seconds)
             self._held += len(jobs)
         prepared = [self._prepare(job) for job in jobs]
-        with self._changed:
+        with self._lock:
             self._suspects.extend(row for row in prepared if row is not None)
             self._held -= prepared.count(None)
             self._quarantine = bool(self._suspects)
-            self._changed.notify_all()
+            self._to_join.notify()
 
     def _suspects_turn(self) -> bool:
         waiting = len(self._suspects)
@@ -228,14 +235,14 @@ class Feeder:
     def _hand_over(self, prepared: Sequence[Row | None]) -> None:
         """Let rows join; None stands for a job that will not."""
         rows = [row for row in prepared if row is not None]
-        with self._changed:
+        with self._lock:
             self._held -= len(prepared) - len(rows)
             self._ready.extend(rows)
-            self._changed.notify_all()
+            self._to_join.notify()
 
     def _note_answer(self, announced: int, claimed: int, *, full: bool) -> None:
         """A full claim may have left jobs behind; any other answers for every earlier ticket."""
-        with self._changed:
+        with self._lock:
             now = self._clock()
             self._held += claimed
             self._answered = min(announced, self._answered + claimed) if full else announced
@@ -243,7 +250,6 @@ class Feeder:
                 self._since = None
             self._next_poll = now if full else now + self._poll_seconds
             answered = self._answered_tickets()
-            self._changed.notify_all()
         for let_go in answered:
             let_go()
 
@@ -255,5 +261,5 @@ class Feeder:
         return answered
 
     def _pause(self) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._stopping, self._poll_seconds)
+        with self._lock:
+            self._to_claim.wait_for(lambda: self._stopping, self._poll_seconds)
