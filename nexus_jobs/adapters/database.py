@@ -47,7 +47,7 @@ FROZEN_TIMEOUT = 10.0
 """Seconds after which a PostgreSQL server ends a transaction whose process says nothing more, so
 that those who wait for its locks can go on."""
 SINGLE_CONNECTIONS = RELAXED_CONNECTIONS = 2
-"""For single statements that write, beside the pool's: for the durable ones, and for claims and
+"""To PostgreSQL, for single statements that write: for the durable ones, and for claims and
 heartbeats.
 """
 ONE_PLAN = "-c plan_cache_mode=force_generic_plan"
@@ -91,7 +91,7 @@ _NOW: Select[float] = select(database_now())
 
 
 class Database:
-    """A pool of at most `pool_size` connections, and a few for single statements.
+    """A pool of at most `pool_size` connections, and a few that only write.
 
     Nothing connects before the first use.
 
@@ -113,7 +113,7 @@ class Database:
             self._begin, self._begin_single = "BEGIN", ""
             self._queue = None
         self._kept: dict[Engine, Connection] = {}
-        """Those of writers who take turns; the one whose turn it is may use them."""
+        """SQLite's writers take turns; whose turn it is may use these."""
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -172,8 +172,8 @@ class Database:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
 
     def close(self) -> None:
-        for connection in self._kept.values():
-            connection.close()
+        while self._kept:
+            self._kept.popitem()[1].close()
         for engine in (self._reader, self._single, self._relaxed):
             engine.dispose()
         if self._queue:

@@ -121,11 +121,15 @@ def _note(connection: Connection, outcomes: Sequence[Outcome], at: float) -> Non
 
 
 class _LeaseLost(Exception):
-    """Not all leases hold, and it is not known which."""
+    """One of the leases does not hold, whichever it is."""
 
 
 def _succeed_all(connection: Connection, outcomes: Sequence[Outcome]) -> dict[Lease, Settled]:
-    """Record successes, or raise _LeaseLost; for SQLite."""
+    """Record successes; for SQLite.
+
+    Raises:
+        _LeaseLost: not all leases hold.
+    """
     at = now(connection)
     leases = [
         {"at": at, "of_job": lease.job_id, "of_attempt": lease.attempt, "of_token": lease.token}
@@ -138,7 +142,7 @@ def _succeed_all(connection: Connection, outcomes: Sequence[Outcome]) -> dict[Le
 
 
 def _succeed(connection: Connection, outcomes: Sequence[Outcome]) -> dict[Lease, Settled]:
-    """Record those successes whose leases hold, in one statement instead of five; PostgreSQL."""
+    """Record those successes whose leases hold; for PostgreSQL, in one round trip."""
     rows = [
         {**_result_row(each, 0.0), "attempt": each.lease.attempt, "lease_token": each.lease.token}
         for each in outcomes

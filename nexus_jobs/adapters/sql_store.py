@@ -16,7 +16,7 @@ from nexus_jobs.adapters.sql_schedule import SqlSchedule
 class SqlStore(SqlJobs, SqlKeys, SqlLeases, SqlBulks, SqlModels, SqlRoutes, SqlFleet, SqlSchedule):
     """All stores on one database whose schema is up to date.
 
-    `pool_size` is the most connections it opens, but for a few that write single statements.
+    `pool_size` is the most connections it opens, but for a few that only write.
     Threads may share it; a process that forks must not have used it yet.
 
     Raises:
