@@ -62,10 +62,13 @@ class Feeder:
         self._poll_seconds = poll_seconds
         self._clock = clock
         self._lock = threading.Lock()
+        """What is called under it must not call the feeder. Each condition has one who waits: two,
+        since to wake a thread in vain costs as much as a statement.
+        """
         self._to_claim = threading.Condition(self._lock)
-        """What the feeder's own thread waits for: a reason to claim."""
+        """The feeder's own thread waits for a reason to claim."""
         self._to_join = threading.Condition(self._lock)
-        """What the batch waits for: rows. Each wake-up of a thread costs as much as a statement."""
+        """The batch waits for rows."""
         self._ready: deque[Row] = deque()
         self._held = 0
         self._announced = self._answered = 0

@@ -139,7 +139,12 @@ class Database:
         with self._translated(), turn, self._connected(engine) as connection, connection.begin():
             if begin:  # not by an event: SQLAlchemy is slower where there is a listener
                 connection.connection.cursor().execute(begin)
-            yield connection
+            try:
+                yield connection
+            except self._driver.Error as error:  # SQLAlchemy has not seen it
+                if engine.dialect.is_disconnect(error, connection.connection, None):
+                    connection.invalidate(error)
+                raise
 
     def _connected(self, engine: Engine) -> AbstractContextManager[Connection]:
         return self._keeping(engine) if self._queue else engine.connect()
@@ -148,7 +153,7 @@ class Database:
     def _keeping(self, engine: Engine) -> Iterator[Connection]:
         """A connection that stays open, since to get one from a pool takes as long as a statement.
 
-        After an error there is a new one: nobody knows what became of its transaction.
+        After an error it goes back to its pool, which rolls back whatever it has begun.
         """
         connection = self._kept.pop(engine, None) or engine.connect()
         try:
@@ -158,8 +163,13 @@ class Database:
             raise
         self._kept[engine] = connection
 
+    @property
+    def _driver(self) -> Any:
+        """The driver's module."""
+        return self._reader.dialect.loaded_dbapi
+
     def _translated(self) -> AbstractContextManager[None]:
-        return _translated(self._reader.dialect.loaded_dbapi)
+        return _translated(self._driver)
 
     def prepare(self) -> None:
         """Let readers of a SQLite file go on while it is written; the file keeps the mode.
@@ -172,10 +182,11 @@ class Database:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
 
     def close(self) -> None:
-        while self._kept:
-            self._kept.popitem()[1].close()
-        for engine in (self._reader, self._single, self._relaxed):
-            engine.dispose()
+        with self._queue.paused() if self._queue else nullcontext():
+            while self._kept:
+                self._kept.popitem()[1].close()
+            for engine in (self._reader, self._single, self._relaxed):
+                engine.dispose()
         if self._queue:
             self._queue.close()
 
@@ -198,18 +209,20 @@ def _translated(driver: Any) -> Iterator[None]:
     """
     try:
         yield
+    # these two not as a cause, since the driver quotes the data
     except (IntegrityError, driver.IntegrityError) as error:
-        raise Conflict(f"the database refuses it: {_first_line(error)}") from error
+        raise Conflict(f"the database refuses it: {_first_line(error)}") from None
     except (DataError, driver.DataError) as error:
-        # not as its cause, since the driver quotes the data
         raise NexusError(f"the database cannot hold it: {_first_line(error)}") from None
-    except (
-        *(OperationalError, driver.OperationalError, InterfaceError, driver.InterfaceError),
-        # a table is missing: the schema is not there yet
-        *(ProgrammingError, driver.ProgrammingError),
+    except (OperationalError, driver.OperationalError) as error:
+        raise StoreUnavailable(_first_line(error)) from error
+    except (InterfaceError, driver.InterfaceError) as error:
+        raise StoreUnavailable(_first_line(error)) from error
+    except (InternalError, driver.InternalError) as error:
         # a transaction that the server has ended, or a server that only reads
-        *(InternalError, driver.InternalError),
-    ) as error:
+        raise StoreUnavailable(_first_line(error)) from error
+    except (ProgrammingError, driver.ProgrammingError) as error:
+        # a table is missing: the schema is not there yet
         raise StoreUnavailable(_first_line(error)) from error
     except OSError as error:
         raise StoreUnavailable(f"the database's folder cannot be used: {error}") from error
@@ -218,7 +231,7 @@ def _translated(driver: Any) -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    """Of what the driver says."""
+    """The first line of the driver's message."""
     return str(getattr(error, "orig", error)).partition("\n")[0]
 
 

@@ -27,7 +27,10 @@ class Prepared:
         """Both by the name of the dialect."""
 
     def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
-        """Run it once for each of the values; how many rows of the database it changed."""
+        """Run it once for each of the values; how many rows of the database it changed.
+
+        sqlite3 does not count what a statement changes that begins with WITH.
+        """
         parameters, cursor = self._for(connection.dialect), _cursor(connection)
         cursor.executemany(parameters.sql, [parameters.bind(row) for row in rows])
         changed: int = cursor.rowcount
@@ -60,24 +63,25 @@ class Parameters:
         assert isinstance(compiled, SQLCompiler)  # noqa: S101 - what a dialect makes of statements
         self.sql = compiled.string
         self._by_position = compiled.positional
-        self._slots: list[tuple[str, Any, Conversion]] = [
-            (
-                name,
-                compiled.params[name],
-                _type(compiled.binds[name], dialect).bind_processor(dialect),
-            )
-            for name in compiled.positiontup or compiled.params
+        self._names = list(compiled.positiontup or compiled.params)
+        binds = [compiled.binds[name] for name in self._names]
+        self._conversions: list[Conversion] = [
+            _type(bind, dialect).bind_processor(dialect) for bind in binds
         ]
-        """The name, the value if none is given, and the conversion of each."""
+        self._fixed = {
+            name: bind.value
+            for name, bind in zip(self._names, binds, strict=True)
+            if not bind.required
+        }
 
     def bind(self, values: Mapping[str, Any]) -> tuple[Any, ...] | dict[str, Any]:
+        """The parameters, each of which is given or fixed in the statement."""
+        given = {**self._fixed, **values}
         bound = tuple(
-            convert(values.get(name, default)) if convert else values.get(name, default)
-            for name, default, convert in self._slots
+            convert(given[name]) if convert else given[name]
+            for name, convert in zip(self._names, self._conversions, strict=True)
         )
-        if self._by_position:
-            return bound
-        return {name: value for (name, *_), value in zip(self._slots, bound, strict=True)}
+        return bound if self._by_position else dict(zip(self._names, bound, strict=True))
 
 
 class _Columns:

@@ -29,7 +29,7 @@ from nexus_jobs.adapters.tables import Prose, storable
 
 
 class RowInsert:
-    """Inserts rows; columns that they lack are NULL.
+    """Inserts rows; a column that a row lacks is NULL.
 
     `times` names the columns that are given in seconds from the insertion. To PostgreSQL the rows
     go as one JSON document: the driver binds one value instead of one for each column of each
@@ -40,6 +40,7 @@ class RowInsert:
         self._times = times
         self._prose = [c.name for c in table.columns if isinstance(c.type, Prose)]
         self._json = [c.name for c in table.columns if isinstance(c.type, JSON)]
+        self._empty = dict.fromkeys(c.name for c in table.columns)
         self._plain = Prepared(insert(table))
         self._from_document = Prepared(_from_document(table, times))
 
@@ -62,12 +63,13 @@ class RowInsert:
 
         JSON is text within the text there, or else PostgreSQL would unescape what it cannot hold.
         """
-        prose = {name: storable(row[name]) for name in self._prose}
-        texts = {n: orjson.dumps(row[n]).decode() for n in self._json if row[n] is not None}
+        prose = {name: storable(row.get(name)) for name in self._prose}
+        texts = {n: orjson.dumps(row[n]).decode() for n in self._json if row.get(n) is not None}
         return {**row, **prose, **texts}
 
     def _timed(self, row: Mapping[str, Any], at: float) -> dict[str, Any]:
-        return {**row, **{n: row[n] + at for n in self._times if row[n] is not None}}
+        times = {n: row[n] + at for n in self._times if row.get(n) is not None}
+        return {**self._empty, **row, **times}
 
 
 def recordset(columns: Sequence[Column[Any]]) -> TableValuedAlias:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, insert, select
@@ -86,11 +85,11 @@ def record(database: Database, outcomes: Sequence[Outcome]) -> dict[Lease, Settl
     if not outcomes:
         return {}
     succeeded = {each.lease.job_id for each in outcomes if each.event is Event.SUCCEED}
-    if len(succeeded) == len(outcomes):
-        with suppress(_LeaseLost), database.write_once() as connection:
-            if connection.dialect.name == "postgresql":
-                return _succeed(connection, outcomes)
-            return _succeed_all(connection, outcomes)
+    settled = _record_successes(database, outcomes) if len(succeeded) == len(outcomes) else None
+    return _record_any(database, outcomes) if settled is None else settled
+
+
+def _record_any(database: Database, outcomes: Sequence[Outcome]) -> dict[Lease, Settled]:
     with database.write() as connection:
         at, held = _lock_held(connection, [outcome.lease for outcome in outcomes])
         kept = [outcome for outcome in outcomes if outcome.lease in held]
@@ -124,6 +123,19 @@ class _LeaseLost(Exception):
     """One of the leases does not hold, whichever it is."""
 
 
+def _record_successes(
+    database: Database, outcomes: Sequence[Outcome]
+) -> dict[Lease, Settled] | None:
+    """None, and nothing is recorded, where it takes another way as a lease does not hold."""
+    try:
+        with database.write_once() as connection:
+            if connection.dialect.name == "postgresql":
+                return _succeed_held(connection, outcomes)
+            return _succeed_all(connection, outcomes)
+    except _LeaseLost:
+        return None
+
+
 def _succeed_all(connection: Connection, outcomes: Sequence[Outcome]) -> dict[Lease, Settled]:
     """Record successes; for SQLite.
 
@@ -141,7 +153,7 @@ def _succeed_all(connection: Connection, outcomes: Sequence[Outcome]) -> dict[Le
     return {each.lease: Settled(State.SUCCEEDED, at) for each in outcomes}
 
 
-def _succeed(connection: Connection, outcomes: Sequence[Outcome]) -> dict[Lease, Settled]:
+def _succeed_held(connection: Connection, outcomes: Sequence[Outcome]) -> dict[Lease, Settled]:
     """Record those successes whose leases hold; for PostgreSQL, in one round trip."""
     rows = [
         {**_result_row(each, 0.0), "attempt": each.lease.attempt, "lease_token": each.lease.token}

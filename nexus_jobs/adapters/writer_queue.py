@@ -47,6 +47,12 @@ class WriterQueue:
         finally:
             self._threads.release()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """No thread of this process has the turn during the block."""
+        with self._threads:
+            yield
+
     def close(self) -> None:
         """Give the file back, unless a thread still waits for its lock."""
         with self._threads, self._guard:

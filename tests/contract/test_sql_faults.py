@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 import traceback
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, insert, text
+from sqlalchemy import Connection, create_engine, insert, text, update
 
 from nexus_jobs.adapters.database import Database
+from nexus_jobs.adapters.prepared import Prepared
 from nexus_jobs.adapters.sql_store import SqlStore
 from nexus_jobs.adapters.tables import models
 from nexus_jobs.errors import ConfigError, Conflict, StoreUnavailable
@@ -79,6 +84,38 @@ def test_a_full_disk_is_unavailable(sqlite_url: str) -> None:
     database.close()
 
 
+def test_only_what_need_not_be_durable_does_not_wait_for_the_disk(sqlite_url: str) -> None:
+    database = Database(sqlite_url, pool_size=1)
+
+    def synchronous(block: AbstractContextManager[Connection]) -> int:
+        with block as connection:
+            return connection.scalars(text("PRAGMA synchronous")).one()
+
+    full, normal = 2, 1
+    assert synchronous(database.write()) == synchronous(database.write_once()) == full
+    assert synchronous(database.write_once(durable=False)) == normal
+    database.close()
+
+
+def test_a_store_can_be_closed_while_threads_write(sqlite_url: str) -> None:
+    store = SqlStore(sqlite_url, pool_size=1)
+    written, enough = threading.Semaphore(0), threading.Event()
+
+    def write() -> None:
+        while not enough.is_set():
+            store.add([new_job()])
+            written.release()
+
+    with ThreadPoolExecutor(2) as threads:
+        writing = [threads.submit(write) for _ in range(2)]
+        goes_on = all(written.acquire(timeout=5) and store.close() is None for _ in range(200))
+        enough.set()
+        assert goes_on
+        for each in writing:
+            each.result()
+    store.close()
+
+
 def test_no_job_is_accepted_while_the_disk_is_full(sqlite_url: str) -> None:
     store = SqlStore(sqlite_url, pool_size=1)
     with store._database.write() as connection:
@@ -102,10 +139,23 @@ def test_a_restarted_postgresql_is_survived(empty_postgres: str) -> None:
     store.close()
 
 
-def test_a_connection_lost_in_a_transaction_is_unavailable_once(empty_postgres: str) -> None:
+NOBODY = update(models).where(models.c.name == "nobody").values(position=0)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda connection: connection.execute(NOBODY),
+        lambda connection: Prepared(NOBODY.returning(models.c.name)).fetch(connection, {}),
+    ],
+    ids=["sqlalchemy", "driver"],
+)
+def test_a_connection_lost_in_a_transaction_is_unavailable_once(
+    empty_postgres: str, run: Callable[[Connection], object]
+) -> None:
     database = Database(empty_postgres, pool_size=1)
-    with pytest.raises(StoreUnavailable):
-        lose_a_connection(database, empty_postgres)
+    with pytest.raises(StoreUnavailable, match="terminating connection"):
+        lose_a_connection(database, empty_postgres, run)
     with database.write() as connection:
         assert connection.scalar(text("SELECT 1")) == 1
     database.close()
@@ -125,11 +175,11 @@ def insert_a_megabyte(database: Database) -> None:
         connection.execute(insert(models), row)
 
 
-def lose_a_connection(database: Database, url: str) -> None:
+def lose_a_connection(database: Database, url: str, run: Callable[[Connection], object]) -> None:
     with database.write() as connection:
         connection.execute(text("SELECT 1"))
         disconnect_everybody(url)
-        connection.execute(text("SELECT 1"))
+        run(connection)
 
 
 def disconnect_everybody(url: str) -> None:
