@@ -62,8 +62,8 @@ class Feeder:
         self._poll_seconds = poll_seconds
         self._clock = clock
         self._lock = threading.Lock()
-        """What is called under it must not call the feeder. Each condition has one who waits: two,
-        since to wake a thread in vain costs as much as a statement.
+        """What is called under it must not call the feeder. One thread waits on each condition: to
+        wake a thread in vain costs as much as a statement.
         """
         self._to_claim = threading.Condition(self._lock)
         """The feeder's own thread waits for a reason to claim."""
