@@ -90,6 +90,7 @@ def record(database: Database, outcomes: Sequence[Outcome]) -> dict[Lease, Settl
 
 
 def _record_any(database: Database, outcomes: Sequence[Outcome]) -> dict[Lease, Settled]:
+    """Record ends of every kind, those whose leases hold."""
     with database.write() as connection:
         at, held = _lock_held(connection, [outcome.lease for outcome in outcomes])
         kept = [outcome for outcome in outcomes if outcome.lease in held]
