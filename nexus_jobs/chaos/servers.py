@@ -12,7 +12,7 @@ import redis
 import uuid_utils
 from sqlalchemy import URL, create_engine, make_url
 
-from nexus_jobs.adapters.database import DRIVERS
+from nexus_jobs.adapters.sql_engines import DRIVERS
 from nexus_jobs.chaos.proxy import Address, Proxy
 from nexus_jobs.chaos.stack import free_port, until
 from nexus_jobs.errors import ConfigError

@@ -206,7 +206,7 @@ def test_a_key_whose_taker_gives_up_goes_to_the_one_who_waits(
 def test_a_process_that_freezes_with_a_key_in_hand_holds_nobody_up_for_long(
     empty_postgres: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nexus_jobs.adapters.database.FROZEN_TIMEOUT", 0.1)
+    monkeypatch.setattr("nexus_jobs.adapters.sql_engines.FROZEN_TIMEOUT", 0.1)
     frozen, store = Database(empty_postgres, pool_size=1), SqlStore(empty_postgres, pool_size=1)
     mine = keyed()
     with pytest.raises(StoreUnavailable), frozen.write() as connection:  # noqa: PT012
