@@ -26,13 +26,12 @@ class CeleryTickets:
         """How many waited when last heard of, which is after each ring."""
 
     def ring(self, counts: Mapping[str, int]) -> None:
-        with self._link as client:
-            for model, count in counts.items():
-                sizes = list(islice(self._split(count), MOST_WAITING))
-                room = self._room(model, len(sizes))
-                if room > 0:
-                    tickets = [ticket(model, jobs) for jobs in sizes[:room]]
-                    self._waiting[model] = client.lpush(queue_of(model), *tickets)
+        for model, count in counts.items():
+            sizes = list(islice(self._split(count), MOST_WAITING))
+            room = self._room(model, len(sizes))
+            if room > 0:
+                tickets = [ticket(model, jobs) for jobs in sizes[:room]]
+                self._waiting[model] = self._link.call("LPUSH", queue_of(model), *tickets)
 
     def waiting(self, model: str) -> int:
         with self._link as client:

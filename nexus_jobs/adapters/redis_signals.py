@@ -40,9 +40,8 @@ class RedisSignals:
     def send(self, channel: Channel, hints: Hints) -> None:
         light = ((job_id, _light(ending)) for job_id, ending in hints.items())
         try:
-            with self._link as client:
-                while message := dict(islice(light, MESSAGE_JOBS)):
-                    client.publish(_PREFIX + channel, orjson.dumps(message))
+            while message := dict(islice(light, MESSAGE_JOBS)):
+                self._link.call("PUBLISH", _PREFIX + channel, orjson.dumps(message))
         except QueueUnavailable as error:
             log.warning("signal.unsent", channel=channel, reason=str(error))
 

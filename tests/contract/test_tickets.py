@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from celery import Celery
@@ -74,6 +76,25 @@ def test_tickets_that_were_taken_meanwhile_leave_room(redis_url, link):
     link.client.delete("nexus.m")
     tickets.ring({"m": 200})
     assert tickets.waiting("m") == 20
+
+
+def test_a_ring_goes_through_although_its_connection_was_cut(redis_url, link):
+    tickets = celery_tickets(redis_url)
+    tickets.ring({"m": 1})
+    link.client.client_kill_filter(_type="normal", skipme=True)
+    tickets.ring({"m": 1})
+    assert link.client.llen("nexus.m") == 2
+
+
+def test_nobody_waits_in_line_for_a_redis_that_hangs(redis_url, link):
+    tickets = celery_tickets(redis_url)
+    link.client.client_pause(10_000, all=False)
+    started = time.monotonic()
+    with ThreadPoolExecutor(8) as threads:
+        rings = [threads.submit(tickets.ring, {"m": 1}) for _ in range(8)]
+        assert all(isinstance(each.exception(30), QueueUnavailable) for each in rings)
+    assert time.monotonic() - started < 6
+    link.client.client_unpause()
 
 
 def test_a_redis_that_is_away_is_told_and_not_asked_again_at_once():
