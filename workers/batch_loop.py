@@ -11,7 +11,7 @@ import structlog
 
 from nexus_jobs import telemetry
 from nexus_jobs.batching import RowLimit
-from nexus_jobs.engine import Engine
+from nexus_jobs.engine import Engine, Progress
 from nexus_jobs.errors import EngineError, ModelUnavailable, OutOfMemory, RanTooLong
 from nexus_jobs.execution import Row
 from nexus_jobs.job import Lease
@@ -149,18 +149,23 @@ class BatchLoop:
 
     def _step(self, started: float) -> None:
         """One step; the joining since `started` belongs to it, as the engine may run meanwhile."""
-        self._batch_rows.observe(len(self._rows))
         try:
             steps = self._engine.step()
         except EngineError as error:
             self._fail(list(self._rows.values()), error)
             return
-        self._limit.stepped(len(self._rows))
-        now = self._clock()
-        self._step_seconds.observe(now - started)
+        now, rows = self._clock(), len(self._rows)
+        self._hand_on(steps, now)
+        # nobody's answer waits for what follows
         tokens = sum(len(progress.token_ids) for progress in steps)
-        self._stepped(len(self._rows), tokens, now - started)
+        self._batch_rows.observe(rows)
+        self._step_seconds.observe(now - started)
+        self._limit.stepped(rows)
+        self._stepped(rows, tokens, now - started)
         self.healthy_at = time.time()
+
+    def _hand_on(self, steps: Sequence[Progress], now: float) -> None:
+        """Give the rows what they have made; those that are done leave."""
         done = []
         for progress in steps:
             row = self._rows[progress.sequence_id]

@@ -76,6 +76,8 @@ class Feeder:
         """What lets a ticket go when so many announced jobs are answered for."""
         self._since: float | None = None
         self._next_poll = self._next_search = 0.0
+        self._looks_at = 0.0
+        """When the feeder's thread decides next, if nobody wakes it before."""
         self._quarantine = self._isolated = False
         self._suspects: list[Row] = []
         self._stopping = False
@@ -140,7 +142,9 @@ class Feeder:
         with self._lock:
             self._held -= slots
             self._end_quarantine()
-            self._to_claim.notify()
+            decision = self._decide(self._clock())
+            if decision.claim or decision.wake_at < self._looks_at:
+                self._to_claim.notify()
 
     def look_again(self) -> None:
         """Rows that left the batch have been committed."""
@@ -177,14 +181,18 @@ class Feeder:
         with self._lock:
             while not self._stopping:
                 now = self._clock()
-                decision = self._policy().decide(now, self._snapshot())
+                decision = self._decide(now)
                 if decision.claim:
                     return decision
-                self._to_claim.wait(min(decision.wake_at - now, threading.TIMEOUT_MAX))
+                # the next search, which may come once the batch is empty, spares a wake-up then
+                self._looks_at = decision.wake_at
+                if now < self._next_search < decision.wake_at:
+                    self._looks_at = self._next_search
+                self._to_claim.wait(min(self._looks_at - now, threading.TIMEOUT_MAX))
             return Decision(0, 0.0)
 
-    def _snapshot(self) -> Snapshot:
-        return Snapshot(
+    def _decide(self, now: float) -> Decision:
+        seen = Snapshot(
             held=self._held,
             expected=self._announced - self._answered,
             since=self._since,
@@ -192,6 +200,7 @@ class Feeder:
             next_search=self._next_search,
             quarantine=self._quarantine,
         )
+        return self._policy().decide(now, seen)
 
     def _search(self, limit: int) -> None:
         """Take suspects on if there are any; from then on nobody else joins."""

@@ -7,18 +7,24 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
 
-from nexus_jobs.batching import BatchPolicy
+from nexus_jobs.batching import BUSY_SECONDS, BatchPolicy
 from tests.e2e.stack import until
 from workers.feeder import Feeder
 
 
+def one_suspect(limit: int, *, suspects: bool = False) -> list[str]:
+    """A claim that takes one suspect and nobody else."""
+    return ["suspect"] if suspects else []
+
+
 @contextmanager
-def feeding(committed: Callable[[int], bool]) -> Iterator[Feeder]:
-    """A feeder that claims one suspect and nobody else."""
+def feeding(
+    committed: Callable[[int], bool], claim: Callable[..., list[str]] = one_suspect
+) -> Iterator[Feeder]:
     feeder = Feeder(
         policy=lambda: BatchPolicy(slots=1_000_000),
-        claim=lambda limit, *, suspects=False: ["suspect"] if suspects else [],
-        prepare=lambda job: SimpleNamespace(job=job),
+        claim=claim,
+        prepare=lambda job: SimpleNamespace(job=job, prompt_length=1),
         committed=committed,
         poll_seconds=60,
         clock=time.monotonic,
@@ -49,3 +55,26 @@ def test_suspects_run_as_soon_as_the_others_are_committed():
         committed.set()
         feeder.look_again()
         assert ready.result(timeout=10)
+
+
+def test_a_batch_that_has_become_empty_looks_for_suspects_at_once(monkeypatch):
+    """While it is busy, it would not for some seconds."""
+    monkeypatch.setattr("workers.feeder.SEARCH_SECONDS", 0.01)
+    queued, searches = ["job"], []
+
+    def claim(limit: int, *, suspects: bool = False) -> list[str]:
+        if suspects:
+            searches.append(time.monotonic())
+            return []
+        return [queued.pop()] if queued else []
+
+    with feeding(lambda _: True, claim) as feeder:
+        until(searches.__len__, timeout=10)
+        feeder.announce(1, lambda: None)
+        assert feeder.wait(10)
+        assert len(feeder.take(1, 0.0)) == 1
+        until(lambda: time.monotonic() > searches[-1] + 0.1, timeout=10)
+        freed = time.monotonic()
+        feeder.free(1)
+        until(lambda: searches[-1] > freed, timeout=10)
+        assert searches[-1] - freed < BUSY_SECONDS / 2
