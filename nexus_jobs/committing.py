@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 
 import structlog
@@ -28,6 +29,7 @@ class _Entry:
     """Drafts that are accepted together or not at all, and the jobs they become."""
 
     drafts: Sequence[NewJob]
+    durable: bool
     jobs: Future[list[Job]] = field(default_factory=Future)
 
 
@@ -68,9 +70,12 @@ class Committer:
         """
         return self.submit(drafts).result()
 
-    def submit(self, drafts: Sequence[NewJob]) -> Future[list[Job]]:
-        """Commit as `commit` does, without waiting for it."""
-        entry = _Entry(drafts)
+    def submit(self, drafts: Sequence[NewJob], *, durable: bool = True) -> Future[list[Job]]:
+        """Commit as `commit` does, without waiting for it.
+
+        Who waits for the jobs' end can spare the disk: what need not be `durable` is on it then.
+        """
+        entry = _Entry(drafts, durable)
         self._entries.put(entry)
         return entry.jobs
 
@@ -96,19 +101,25 @@ class Committer:
     def _commit(self, group: Sequence[_Entry]) -> None:
         drafts = [draft for entry in group for draft in entry.drafts]
         try:
-            added = self._store.add(self._answered(drafts))
+            added = self._add(drafts, durable=any(entry.durable for entry in group))
         except Exception as error:
             self._fail(group, error)
             return
-        pairs = list(zip(added, drafts, strict=True))
+        pairs = zip(added, drafts, strict=True)
         self._never_run([d.id for job, d in pairs if d.route and (job.ended or job.id != d.id)])
         try:
-            self._announce([job for job, d in pairs if job.id == d.id])
-        except Exception:  # they are committed, whatever a counter says; the scheduler rings too
-            log.exception("announcement.failed")
+            _count(_new(added, drafts))
+        except Exception:  # they are committed, whatever a counter says
+            log.exception("counting.failed")
         jobs = iter(added)
         for entry in group:
             entry.jobs.set_result(list(islice(jobs, len(entry.drafts))))
+
+    def _add(self, drafts: Sequence[NewJob], *, durable: bool) -> list[Job]:
+        answered = self._answered(drafts)
+        durable = durable or any(draft.ended for draft in answered)
+        ring = partial(self._ring_for, drafts)
+        return self._store.add(answered, ring, durable=durable)
 
     def _fail(self, group: Sequence[_Entry], error: Exception) -> None:
         """One bad entry undoes the transaction of all, so each half has another try by itself."""
@@ -131,13 +142,9 @@ class Committer:
             for draft in drafts
         ]
 
-    def _announce(self, jobs: Sequence[Job]) -> None:
-        """Count new jobs, and ring for those that have to run."""
-        for model, count in Counter(job.request.model for job in jobs).items():
-            telemetry.jobs_submitted.labels(model).inc(count)
-        ended = Counter((job.request.model, job.state) for job in jobs if job.ended)
-        for (model, state), count in ended.items():
-            telemetry.jobs_ended.labels(model, state).inc(count)
+    def _ring_for(self, drafts: Sequence[NewJob], stored: Sequence[Job]) -> None:
+        """Ring for those that are new and have to run."""
+        jobs = _new(stored, drafts)
         waiting = Counter(job.request.model for job in jobs if not job.ended)
         if waiting:
             self._rings.put(waiting)
@@ -151,3 +158,16 @@ class Committer:
             log.warning("tickets.unsent", jobs=counts.total(), reason=str(error))
         except Exception:  # a ticket only hurries; the scheduler rings again
             log.exception("tickets.failed")
+
+
+def _new(stored: Sequence[Job], drafts: Sequence[NewJob]) -> list[Job]:
+    """The jobs that the drafts became, without those that stood there before."""
+    return [job for job, draft in zip(stored, drafts, strict=True) if job.id == draft.id]
+
+
+def _count(jobs: Sequence[Job]) -> None:
+    for model, count in Counter(job.request.model for job in jobs).items():
+        telemetry.jobs_submitted.labels(model).inc(count)
+    ended = Counter((job.request.model, job.state) for job in jobs if job.ended)
+    for (model, state), count in ended.items():
+        telemetry.jobs_ended.labels(model, state).inc(count)

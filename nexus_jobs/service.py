@@ -72,13 +72,16 @@ class JobService:
         until = time.monotonic() + seconds
         draft = self._intake.draft(request)
         with self._watch.waiter([draft.id]) as waiter:
-            commit = self._accept([draft])
+            commit = self._accept([draft], durable=waiter is None)
             if waiter is None:
                 return commit.result()[0]
-            return waiter.follow_commit(commit, until)[draft.id]
+            job = waiter.follow_commit(commit, until)[draft.id]
+        if not job.ended:
+            self._store.flush()
+        return job
 
-    def _accept(self, drafts: Sequence[NewJob]) -> Future[list[Job]]:
-        commit = self._committer.submit(drafts)
+    def _accept(self, drafts: Sequence[NewJob], *, durable: bool = True) -> Future[list[Job]]:
+        commit = self._committer.submit(drafts, durable=durable)
         if any(draft.route for draft in drafts):
             new = {draft.id for draft in drafts}
             commit.add_done_callback(partial(self._shadow, new))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -27,6 +27,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from nexus_jobs.adapters.kept_connections import KeptConnections
 from nexus_jobs.adapters.sql_engines import (
     BUSY_TIMEOUT,
     parse_url,
@@ -55,6 +56,12 @@ def _postgresql_now(_element: database_now, _compiler: SQLCompiler, **_kw: Any) 
 
 
 _NOW: Select[float] = select(database_now())
+_SOMETHING = {
+    "sqlite": "PRAGMA user_version = 0",
+    "postgresql": "SELECT pg_logical_emit_message(true, 'nexus', '')",
+}
+"""Statements that mean nothing, but are written to the log; a commit of nothing waits for nothing.
+"""
 
 
 class Database:
@@ -79,8 +86,8 @@ class Database:
             self._writer = self._reader
             self._begin, self._begin_single = "BEGIN", ""
             self._queue = None
-        self._kept: dict[Engine, Connection] = {}
-        """SQLite's writers take turns; whose turn it is may use these."""
+        self._something = _SOMETHING[parsed.get_backend_name()]
+        self._kept = {e: KeptConnections(e) for e in (self._single, self._relaxed)}
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -101,9 +108,34 @@ class Database:
         return self._writing(self._single if durable else self._relaxed, self._begin_single)
 
     @contextmanager
+    def write_and_tell(
+        self, tell: Callable[[], None], *, once: bool, durable: bool
+    ) -> Iterator[Connection]:
+        """A transaction, if `once` of a single statement, which alone need not be `durable`.
+
+        `tell` is called as soon as every transaction that begins later to write will see it.
+        """
+        with self.write_once(durable=durable) if once else self.write() as connection:
+            yield connection
+            if self._queue:  # the next has its turn when this one is committed
+                tell()
+        if not self._queue:
+            tell()
+
+    def flush(self) -> None:
+        """Wait until all that was committed before is on the disk."""
+        with self.write_once() as connection:
+            connection.connection.cursor().execute(self._something)
+
+    @contextmanager
     def _writing(self, engine: Engine, begin: str) -> Iterator[Connection]:
         turn = self._queue.turn() if self._queue else nullcontext()
-        with self._translated(), turn, self._connected(engine) as connection, connection.begin():
+        with (
+            self._translated(),
+            turn,
+            self._connected(engine) as connection,
+            connection.begin() if begin else nullcontext(),
+        ):
             if begin:  # not by an event: SQLAlchemy is slower where there is a listener
                 connection.connection.cursor().execute(begin)
             try:
@@ -114,21 +146,8 @@ class Database:
                 raise
 
     def _connected(self, engine: Engine) -> AbstractContextManager[Connection]:
-        return self._keeping(engine) if self._queue else engine.connect()
-
-    @contextmanager
-    def _keeping(self, engine: Engine) -> Iterator[Connection]:
-        """A connection that stays open, since to get one from a pool takes as long as a statement.
-
-        After an error it goes back to its pool, which rolls back whatever it has begun.
-        """
-        connection = self._kept.pop(engine, None) or engine.connect()
-        try:
-            yield connection
-        except BaseException:
-            connection.close()
-            raise
-        self._kept[engine] = connection
+        kept = self._kept.get(engine)
+        return kept.connection() if kept else engine.connect()
 
     @property
     def _driver(self) -> Any:
@@ -150,10 +169,9 @@ class Database:
 
     def close(self) -> None:
         with self._queue.paused() if self._queue else nullcontext():
-            while self._kept:
-                self._kept.popitem()[1].close()
-            for engine in (self._reader, self._single, self._relaxed):
-                engine.dispose()
+            self._reader.dispose()
+            for kept in self._kept.values():
+                kept.close()
         if self._queue:
             self._queue.close()
 

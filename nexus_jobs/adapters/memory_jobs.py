@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from nexus_jobs.adapters.transitions import (
 )
 from nexus_jobs.errors import Conflict
 from nexus_jobs.job import Bulk, BulkState, Job, Lease, NewJob, Outcome, Result
-from nexus_jobs.ports import JobFilter, Settled
+from nexus_jobs.ports import JobFilter, Settled, ignore
 from nexus_jobs.states import Event, State, sources, target
 
 
@@ -48,7 +48,13 @@ class MemoryJobs:
         self._bulks: dict[str, StoredBulk] = {}
         self._keys: dict[str, tuple[float, KeptKey]] = {}  # with the time at which each runs out
 
-    def add(self, new_jobs: Sequence[NewJob]) -> list[Job]:
+    def add(
+        self,
+        new_jobs: Sequence[NewJob],
+        claimable: Callable[[Sequence[Job]], None] = ignore,
+        *,
+        durable: bool = True,  # noqa: ARG002 - there is no disk
+    ) -> list[Job]:
         with self._lock:
             at = time.time()
             self._check_importing({job.bulk_id for job in new_jobs if job.bulk_id})
@@ -63,7 +69,11 @@ class MemoryJobs:
                 if job.bulk_id is not None and job.bulk_index is not None:
                     stored = self._bulks[job.bulk_id]
                     stored.rows[job.bulk_index], stored.touched_at = job.id, at
-            return [self._jobs[job_id] for job_id in ids]
+            jobs = [self._jobs[job_id] for job_id in ids]
+            claimable(jobs)
+            return jobs
+
+    def flush(self) -> None: ...
 
     def get(self, job_id: str) -> Job | None:
         with self._lock:

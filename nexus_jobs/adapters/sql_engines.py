@@ -102,19 +102,28 @@ def _end_frozen_transactions(engine: Engine) -> None:
 def _check_closed(engine: Engine) -> None:
     """Before a connection is used again, see whether its server has closed it.
 
-    The pool's own ping costs a round trip each time, as much as a statement. A connection that
-    rests has nothing to read, unless it has come to its end.
+    The pool's own ping costs a round trip each time, as much as a statement.
     """
 
     @event.listens_for(engine, "checkout")
     def check(connection: Any, _record: object, _proxy: object) -> None:
-        poll = sockets.poll()
-        poll.register(connection, sockets.POLLIN)
-        if poll.poll(0):
+        if has_data(connection):
             try:
                 engine.dialect.do_ping(connection)
             except engine.dialect.loaded_dbapi.Error as error:
                 raise DisconnectionError from error
+
+
+def has_data(connection: Any) -> bool:
+    """Whether a driver's connection that rests has something to read: it may have come to its end.
+
+    Never on SQLite, where nobody is at the other end.
+    """
+    if isinstance(connection, sqlite3.Connection):
+        return False
+    poll = sockets.poll()
+    poll.register(connection, sockets.POLLIN)
+    return bool(poll.poll(0))
 
 
 def sqlite_engines(url: URL, pool_size: int) -> tuple[Engine, Engine, Engine]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -37,7 +37,7 @@ from nexus_jobs.adapters.tables import bulks, is_state, jobs, results
 from nexus_jobs.adapters.transitions import committed
 from nexus_jobs.errors import Conflict
 from nexus_jobs.job import BulkState, Job, NewJob, Result
-from nexus_jobs.ports import JobFilter
+from nexus_jobs.ports import JobFilter, ignore
 from nexus_jobs.states import State
 
 _JOBS = RowInsert(jobs, times=["submitted_at", "due_at", "expires_at", "finished_at"])
@@ -66,13 +66,21 @@ class SqlJobs:
 
     _database: Database
 
-    def add(self, new_jobs: Sequence[NewJob]) -> list[Job]:
+    def add(
+        self,
+        new_jobs: Sequence[NewJob],
+        claimable: Callable[[Sequence[Job]], None] = ignore,
+        *,
+        durable: bool = True,
+    ) -> list[Job]:
         if not new_jobs:
             return []
+        stored: list[Job] = []
         bulk_ids = {job.bulk_id for job in new_jobs if job.bulk_id}
         simple = not bulk_ids and not any(job.ended or job.idempotency for job in new_jobs)
-        database = self._database
-        with database.write_once() if simple else database.write() as connection:
+        with self._database.write_and_tell(
+            lambda: claimable(stored), once=simple, durable=durable
+        ) as connection:
             _touch_bulks(connection, bulk_ids)
             ids = standing_ids(new_jobs, keep_keys(connection, new_jobs))
             fresh = [job for job, standing in zip(new_jobs, ids, strict=True) if job.id == standing]
@@ -80,7 +88,11 @@ class SqlJobs:
             earlier = set(ids) - added.keys()
             if earlier:
                 added |= _select(connection, earlier)
-        return [added[job_id] for job_id in ids]
+            stored.extend(added[job_id] for job_id in ids)
+        return stored
+
+    def flush(self) -> None:
+        self._database.flush()
 
     def get(self, job_id: str) -> Job | None:
         return self.get_many([job_id]).get(job_id)

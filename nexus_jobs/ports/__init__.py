@@ -1,7 +1,7 @@
 """What the application needs from the outside world. Adapters implement these protocols."""
 
 from nexus_jobs.ports.fleet import FleetStore, LiveLoads, RouteStore, ScheduleStore
-from nexus_jobs.ports.jobs import BulkStore, JobFilter, JobStore, Settled
+from nexus_jobs.ports.jobs import BulkStore, JobFilter, JobStore, Settled, ignore
 from nexus_jobs.ports.messages import (
     Channel,
     Clock,
@@ -28,4 +28,5 @@ __all__ = [
     "Settled",
     "Signals",
     "TicketQueue",
+    "ignore",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,14 +39,30 @@ class Settled:
     at: float
 
 
+def ignore(_: object) -> None:
+    """For who does not want to be told."""
+
+
 class JobStore(Protocol):
     """The truth about jobs. Each method is one transaction; the clock is the database's.
 
     Every method raises StoreUnavailable when the database does not answer.
     """
 
-    def add(self, jobs: Sequence[NewJob]) -> list[Job]:
+    def add(
+        self,
+        jobs: Sequence[NewJob],
+        claimable: Callable[[Sequence[Job]], None] = ignore,
+        *,
+        durable: bool = True,
+    ) -> list[Job]:
         """Commit new jobs, all or none, and return them in the same order.
+
+        `claimable` is told what will be returned as soon as every claim that begins from then on
+        will find them, which may be in vain if the commit fails then. It must not block or raise.
+
+        On return they are on the disk. If they need not be `durable`, a power cut may undo them
+        until `flush` is called, or one of them or a later job is on the disk with its end.
 
         In the place of a job whose idempotency key is kept stands the job of that key, as it is
         now; so the ids tell which jobs are new.
@@ -54,6 +70,9 @@ class JobStore(Protocol):
         Raises:
             InvalidRequest: a key stands for another submission.
         """
+
+    def flush(self) -> None:
+        """Wait until all that was added before is on the disk."""
 
     def get(self, job_id: str) -> Job | None:
         """The job with its result, or None."""

@@ -49,6 +49,20 @@ def empty_postgres(migrated_postgres: str) -> str:
     return migrated_postgres
 
 
+@pytest.fixture
+def plain_postgres(empty_postgres: str) -> Iterator[str]:
+    """The same as a role without any rights but to its tables."""
+    engine = create_engine(empty_postgres)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE ROLE plain LOGIN"))
+        connection.execute(text("GRANT ALL ON ALL TABLES IN SCHEMA public TO plain"))
+    yield engine.url.set(username="plain").render_as_string(hide_password=False)
+    with engine.begin() as connection:
+        connection.execute(text("DROP OWNED BY plain"))
+        connection.execute(text("DROP ROLE plain"))
+    engine.dispose()
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
     """An empty, migrated database of each kind."""

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
 from nexus_jobs.errors import Conflict
-from nexus_jobs.job import Cached, Ended, JobError, Message, NewJob, Request, Result, SamplingParams
+from nexus_jobs.job import (
+    Cached,
+    Ended,
+    Idempotency,
+    Job,
+    JobError,
+    Message,
+    NewJob,
+    Request,
+    Result,
+    SamplingParams,
+)
 from nexus_jobs.ports import JobFilter
 from nexus_jobs.states import Event, State
 from tests.contract.stores import (
@@ -51,6 +64,31 @@ def test_a_job_comes_back_as_it_was_added(store: Store) -> None:
 def test_times_are_seconds_since_the_epoch(store: Store) -> None:
     (added,) = store.add([new_job()])
     assert added.submitted_at == pytest.approx(time.time(), abs=5.0)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize("key", [None, Idempotency(key="k", digest="d", seconds=60.0)])
+def test_whoever_claims_once_it_is_told_of_jobs_finds_them(
+    store: Store, durable: bool, key: Idempotency | None
+) -> None:
+    told, claimed = [], []
+    with ThreadPoolExecutor(1) as worker:
+
+        def tell(jobs: Sequence[Job]) -> None:
+            told.extend(jobs)
+            claimed.append(worker.submit(claim, store))
+
+        added = store.add([new_job(idempotency=key)], tell, durable=durable)
+        assert told == added
+        assert [job.id for each in claimed for job in each.result(10)] == [added[0].id]
+
+
+def test_what_was_not_on_the_disk_at_once_is_there_and_ends_as_any_other(store: Store) -> None:
+    (added,) = store.add([new_job()], durable=False)
+    store.flush()
+    assert store.get(added.id) == added
+    finish(store, claim(store), Event.SUCCEED)
+    assert store.get(added.id).state is State.SUCCEEDED
 
 
 def test_jobs_come_back_in_the_order_they_were_given(store: Store) -> None:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, create_engine, insert, text, update
+from sqlalchemy import Connection, create_engine, insert, make_url, text, update
 
 from nexus_jobs.adapters.database import Database
 from nexus_jobs.adapters.prepared import Prepared
@@ -91,14 +91,44 @@ def test_only_what_need_not_be_durable_does_not_wait_for_the_disk(sqlite_url: st
         with block as connection:
             return connection.scalars(text("PRAGMA synchronous")).one()
 
+    def submission(*, durable: bool) -> AbstractContextManager[Connection]:
+        return database.write_and_tell(lambda: None, once=True, durable=durable)
+
     full, normal = 2, 1
     assert synchronous(database.write()) == synchronous(database.write_once()) == full
     assert synchronous(database.write_once(durable=False)) == normal
+    assert synchronous(submission(durable=True)) == full
+    assert synchronous(submission(durable=False)) == normal
     database.close()
 
 
-def test_a_store_can_be_closed_while_threads_write(sqlite_url: str) -> None:
+def test_a_flush_of_sqlite_writes_so_that_its_commit_waits_for_the_disk(sqlite_url: str) -> None:
     store = SqlStore(sqlite_url, pool_size=1)
+    store.add([new_job()], durable=False)
+    log = Path(f"{make_url(sqlite_url).database}-wal")
+    before = log.stat().st_size
+    store.flush()
+    assert log.stat().st_size > before
+    store.close()
+
+
+def test_what_is_flushed_is_on_the_disk_of_postgresql(plain_postgres: str) -> None:
+    """Whoever may only use its own tables can flush."""
+    store = SqlStore(plain_postgres, pool_size=1)
+    with store._database.read() as connection:
+        for _ in range(10):  # the server's own writer comes by now and then
+            store.add([new_job()], durable=False)
+            written = connection.scalar(text("SELECT pg_current_wal_insert_lsn()"))
+            store.flush()
+            assert connection.scalar(
+                text("SELECT pg_current_wal_flush_lsn() >= CAST(:upto AS pg_lsn)"),
+                {"upto": written},
+            )
+    store.close()
+
+
+def test_a_store_can_be_closed_while_threads_write(database_url: str) -> None:
+    store = SqlStore(database_url, pool_size=1)
     written, enough = threading.Semaphore(0), threading.Event()
 
     def write() -> None:
@@ -127,6 +157,12 @@ def test_no_job_is_accepted_while_the_disk_is_full(sqlite_url: str) -> None:
         connection.execute(text("PRAGMA max_page_count = 1000000"))
     assert store.add([large]) == [store.get(large.id)]
     store.close()
+
+
+def test_threads_share_the_few_connections_that_write(sql_store: Store) -> None:
+    with ThreadPoolExecutor(16) as threads:
+        added = list(threads.map(lambda _: sql_store.add([new_job()]), range(100)))
+    assert len(sql_store.get_many([job.id for (job,) in added])) == 100
 
 
 def test_a_restarted_postgresql_is_survived(empty_postgres: str) -> None:

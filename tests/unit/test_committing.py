@@ -10,6 +10,7 @@ from nexus_jobs.errors import Conflict, InvalidRequest, StoreUnavailable
 from nexus_jobs.job import Idempotency, NewJob, Request
 from nexus_jobs.states import State
 from tests.e2e.stack import until
+from tests.unit.memory_services import ask, finish_all
 
 
 @pytest.fixture
@@ -18,11 +19,11 @@ def store(services, monkeypatch):
     store = services.platform.store
     add, store.groups, store.release = store.add, [], threading.Event()
 
-    def slow_at_first(drafts):
+    def slow_at_first(drafts, *given, **named):
         store.groups.append([draft.id for draft in drafts])
         if len(store.groups) == 1:
             store.release.wait(10)
-        return add(drafts)
+        return add(drafts, *given, **named)
 
     monkeypatch.setattr(store, "add", slow_at_first)
     return store
@@ -40,6 +41,18 @@ def submit(services, *ids: str) -> Future:
 def submit_keyed(services, job_id: str, digest: str) -> Future:
     key = Idempotency(key="k", digest=digest, seconds=60.0)
     return services.committer.submit([draft(job_id, idempotency=key)])
+
+
+def note_durability(store, monkeypatch) -> list[bool]:
+    """Whether each later call of `add` has to wait for the disk."""
+    noted, add = [], store.add
+
+    def note(*given, durable):
+        noted.append(durable)
+        return add(*given, durable=durable)
+
+    monkeypatch.setattr(store, "add", note)
+    return noted
 
 
 def begin(services, store) -> Future:
@@ -122,8 +135,53 @@ def test_only_new_jobs_are_counted_and_announced(services, monkeypatch):
     assert sum(counts["simulated"] for counts in rung) == 1
 
 
+def test_tickets_do_not_wait_for_the_disk(services, monkeypatch):
+    store, on_disk = services.platform.store, threading.Event()
+    add = store.add
+
+    def on_a_slow_disk(drafts, claimable, *, durable):
+        added = add(drafts, claimable)
+        on_disk.wait(10)
+        return added
+
+    monkeypatch.setattr(store, "add", on_a_slow_disk)
+    commit = submit(services, "a")
+    until(lambda: services.platform.tickets.waiting("simulated"))
+    assert not commit.done()
+    on_disk.set()
+    assert [job.id for job in commit.result(10)] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "durable"),
+    [([False, False], False), ([False, True], True), ([True], True)],
+)
+def test_a_group_waits_for_the_disk_if_one_of_it_must(
+    services, store, monkeypatch, entries, durable
+):
+    begin(services, store)
+    asked = note_durability(store, monkeypatch)
+    commits = [
+        services.committer.submit([draft(str(number))], durable=each)
+        for number, each in enumerate(entries)
+    ]
+    store.release.set()
+    for commit in commits:
+        commit.result(10)
+    assert asked == [durable]
+
+
+def test_an_answer_from_the_cache_is_on_the_disk_before_it_is_given(services, monkeypatch):
+    store = services.platform.store
+    services.jobs.submit([ask()])
+    finish_all(services)
+    asked = note_durability(store, monkeypatch)
+    assert services.jobs.generate(ask(), 60).cached
+    assert asked == [True]
+
+
 def test_nobody_of_a_group_is_accepted_when_the_store_is_away(services, store, monkeypatch):
-    def away(drafts):
+    def away(*_, **__):
         raise StoreUnavailable("away")
 
     begin(services, store)
@@ -136,7 +194,7 @@ def test_nobody_of_a_group_is_accepted_when_the_store_is_away(services, store, m
 
 
 def test_a_request_that_waits_is_told_at_once_that_it_was_not_accepted(services, monkeypatch):
-    def away(drafts):
+    def away(*_, **__):
         raise StoreUnavailable("away")
 
     monkeypatch.setattr(services.platform.store, "add", away)

@@ -143,7 +143,7 @@ def test_what_the_cache_answers_does_not_count_as_sent(services):
 
 def test_what_the_database_refuses_does_not_count_as_sent(services, monkeypatch):
     put(services)
-    monkeypatch.setattr(services.platform.store, "add", lambda _: 1 / 0)
+    monkeypatch.setattr(services.platform.store, "add", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         submit(services, "a")
     assert [standing(services, m).state.outstanding for m in ("short", "long")] == [0, 0]
@@ -260,9 +260,9 @@ class TestShadows:
         put(services, shadow={"model": "spare", "percent": 100})
         add = services.platform.store.add
 
-        def refuse_copies(drafts):
+        def refuse_copies(drafts, *given, **named):
             assert not any(draft.shadow_of for draft in drafts)
-            return add(drafts)
+            return add(drafts, *given, **named)
 
         monkeypatch.setattr(services.platform.store, "add", refuse_copies)
         (job,) = submit(services, "a")

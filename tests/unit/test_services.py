@@ -3,6 +3,7 @@
 import io
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -73,8 +74,8 @@ class TestSubmittingOnce:
         store = services.platform.store
         add = store.add
 
-        def lose_the_answer(drafts):
-            add(drafts)
+        def lose_the_answer(*given, **named):
+            add(*given, **named)
             raise StoreUnavailable("the connection broke")
 
         monkeypatch.setattr(store, "add", lose_the_answer)
@@ -97,6 +98,25 @@ class TestSubmittingOnce:
     def test_a_wait_that_runs_out_gives_the_job_as_it_stands(self, services):
         job, _ = services.jobs.submit_once(ask(), "k", 0.05)
         assert job.state is State.QUEUED
+
+
+class TestGenerating:
+    def test_a_job_that_has_not_ended_is_on_the_disk_before_it_is_given(
+        self, services, monkeypatch
+    ):
+        def full():
+            raise StoreUnavailable("the disk is full")
+
+        assert services.jobs.generate(ask(), 0.05).state is State.QUEUED
+        monkeypatch.setattr(services.platform.store, "flush", full)
+        with pytest.raises(StoreUnavailable):
+            services.jobs.generate(ask(), 0.05)
+
+    def test_a_job_that_has_ended_is_on_the_disk_with_its_end(self, services, monkeypatch):
+        monkeypatch.setattr(services.platform.store, "flush", lambda: 1 / 0)
+        with ThreadPoolExecutor(1) as worker:
+            worker.submit(until, lambda: finish_all(services))
+            assert services.jobs.generate(ask(), 30).state is State.SUCCEEDED
 
 
 class TestCaching:
@@ -170,8 +190,8 @@ class TestBulks:
         store, seen = services.platform.store, []
         add = store.add
 
-        def add_and_ask(drafts):
-            added = add(drafts)
+        def add_and_ask(drafts, *given, **named):
+            added = add(drafts, *given, **named)
             seen.append(services.bulks.status(drafts[0].bulk_id))
             return added
 
@@ -197,8 +217,8 @@ class TestBulks:
         add = services.platform.store.add
         calls = iter([add])
 
-        def failing(jobs):
-            return next(calls, lambda _: 1 / 0)(jobs)
+        def failing(*given, **named):
+            return next(calls, lambda *_, **__: 1 / 0)(*given, **named)
 
         monkeypatch.setattr(services.platform.store, "add", failing)
         with pytest.raises(ZeroDivisionError):

@@ -188,7 +188,9 @@ def test_a_watch_that_closes_during_a_commit_lets_it_come_to_its_end(services, m
     monkeypatch.setattr("nexus_jobs.waiting.LOOK_AGAIN_SECONDS", 60)
     store, closed = services.platform.store, threading.Event()
     add = store.add
-    monkeypatch.setattr(store, "add", lambda drafts: closed.wait(30) and add(drafts))
+    monkeypatch.setattr(
+        store, "add", lambda *given, **named: closed.wait(30) and add(*given, **named)
+    )
     with ThreadPoolExecutor() as pool:
         generation = pool.submit(services.jobs.generate, ask(), 60)
         until(lambda: services.watch._waiters)

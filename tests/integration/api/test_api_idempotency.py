@@ -110,10 +110,10 @@ def test_a_key_is_new_again_after_a_day(
     add = store.add
     kept_for = []
 
-    def a_day_later(drafts: Any) -> Any:
+    def a_day_later(drafts: Any, *given: Any, **named: Any) -> Any:
         kept_for.extend(draft.idempotency.seconds for draft in drafts)
         over = [replace(d, idempotency=replace(d.idempotency, seconds=-1.0)) for d in drafts]
-        return add(over)
+        return add(over, *given, **named)
 
     monkeypatch.setattr(store, "add", a_day_later)
     first = post(client)

@@ -204,7 +204,7 @@ def test_a_batch_that_takes_longer_points_to_its_bulk(client: FlaskClient):
 def test_a_database_that_is_away_is_503_with_an_invitation_to_come_back(
     client: FlaskClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ):
-    def away(*_: object) -> None:
+    def away(*_: object, **__: object) -> None:
         raise StoreUnavailable("the database does not answer")
 
     monkeypatch.setattr(services.platform.store, "add", away)

@@ -1,0 +1,73 @@
+"""Connections that stay open between the transactions of those who only write."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.pool import QueuePool
+
+from nexus_jobs.adapters.sql_engines import has_data
+from nexus_jobs.errors import StoreUnavailable
+
+MOST_SECONDS = 30.0
+"""The longest that anybody waits for a connection."""
+
+
+class KeptConnections:
+    """At most as many connections of an engine as its pool has.
+
+    To get one from the pool, and to give it back, takes as long as a statement.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        assert isinstance(engine.pool, QueuePool)  # noqa: S101 - which is how engines are made
+        self._engine = engine
+        self._places = threading.Semaphore(engine.pool.size())
+        self._kept: list[Connection] = []
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection for the block; after an error the pool rolls back what was begun on it.
+
+        Raises:
+            StoreUnavailable: all of them are in use, and stay so.
+        """
+        if not self._places.acquire(timeout=MOST_SECONDS):
+            raise StoreUnavailable("every database connection is in use")
+        try:
+            pool = self._engine.pool
+            connection = self._usable() or self._engine.connect()
+            try:
+                yield connection
+            except BaseException:
+                connection.close()
+                raise
+            if self._engine.pool is pool:
+                self._kept.append(connection)
+            else:  # `close` has been called
+                _end(connection)
+        finally:
+            self._places.release()
+
+    def close(self) -> None:
+        """Close those that are not in use, and the others once they are given back."""
+        self._engine.dispose()
+        while self._kept:
+            _end(self._kept.pop())
+
+    def _usable(self) -> Connection | None:
+        """One that has rested; the pool looks into any that may have come to its end."""
+        while self._kept:
+            connection = self._kept.pop()
+            if not has_data(connection.connection.dbapi_connection):
+                return connection
+            connection.close()
+        return None
+
+
+def _end(connection: Connection) -> None:
+    connection.detach()
+    connection.close()
