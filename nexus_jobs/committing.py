@@ -73,11 +73,15 @@ class Committer:
     def submit(self, drafts: Sequence[NewJob], *, durable: bool = True) -> Future[list[Job]]:
         """Commit as `commit` does, without waiting for it.
 
-        Who waits for the jobs' end can spare the disk: what need not be `durable` is on it then.
+        What need not be `durable` is on the disk with the jobs' ends, or after `flush`.
         """
         entry = _Entry(drafts, durable)
         self._entries.put(entry)
         return entry.jobs
+
+    def flush(self) -> Future[list[Job]]:
+        """Put on the disk whatever was committed before; those who ask meanwhile share it."""
+        return self.submit([])
 
     def ring(self, counts: Mapping[str, int]) -> None:
         """Say how many jobs of each model have been queued in another way; does not wait."""
@@ -116,6 +120,9 @@ class Committer:
             entry.jobs.set_result(list(islice(jobs, len(entry.drafts))))
 
     def _add(self, drafts: Sequence[NewJob], *, durable: bool) -> list[Job]:
+        if not drafts:
+            self._store.flush()
+            return []
         answered = self._answered(drafts)
         durable = durable or any(draft.ended for draft in answered)
         ring = partial(self._ring_for, drafts)

@@ -6,16 +6,20 @@ import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from functools import partial
+from typing import Final
 
 from nexus_jobs import telemetry
 from nexus_jobs.committing import Committer
-from nexus_jobs.errors import Conflict, NotFound
+from nexus_jobs.errors import Conflict, NotFound, StoreUnavailable
 from nexus_jobs.intake import Intake
 from nexus_jobs.job import Job, NewJob, Request
 from nexus_jobs.ports import Channel, JobFilter, JobStore, Signals
 from nexus_jobs.states import Event, State, sources
 from nexus_jobs.submission import Changes
 from nexus_jobs.waiting import EndedWatch
+
+SOON: Final = 1.0
+"""Seconds within which a job that somebody waits for may end before it waits for the disk alone."""
 
 
 class JobService:
@@ -65,20 +69,37 @@ class JobService:
     def generate(self, request: Request, seconds: float) -> Job:
         """Accept the request; the job when it has ended or `seconds` are over.
 
+        If it ends within `SOON`, it is on the disk with its end, and not before.
+
         Raises:
             InvalidRequest: it can never run.
-            StoreUnavailable: the database did not answer; try again.
+            StoreUnavailable: the database did not answer; the job may have been accepted.
         """
-        until = time.monotonic() + seconds
+        started = time.monotonic()
+        until = started + seconds
         draft = self._intake.draft(request)
         with self._watch.waiter([draft.id]) as waiter:
-            commit = self._accept([draft], durable=waiter is None)
+            long = waiter is not None and seconds > SOON
+            commit = self._accept([draft], durable=not long)
             if waiter is None:
                 return commit.result()[0]
-            job = waiter.follow_commit(commit, until)[draft.id]
-        if not job.ended:
-            self._store.flush()
-        return job
+            job = waiter.follow_commit(commit, started + SOON if long else until)[draft.id]
+            if long and not job.ended:
+                job = self._on_disk(job)
+                job = waiter.follow({job.id: job}, until)[job.id]
+            return job
+
+    def _on_disk(self, job: Job) -> Job:
+        """A job that has been committed, once it is on the disk.
+
+        Raises:
+            StoreUnavailable: it is not, or has been lost since in a crash of the database.
+        """
+        self._committer.flush().result()
+        kept = self._store.get(job.id)
+        if kept is None:
+            raise StoreUnavailable("the database has lost the job; submit it again")
+        return kept
 
     def _accept(self, drafts: Sequence[NewJob], *, durable: bool = True) -> Future[list[Job]]:
         commit = self._committer.submit(drafts, durable=durable)

@@ -155,13 +155,12 @@ class BatchLoop:
             self._fail(list(self._rows.values()), error)
             return
         now, rows = self._clock(), len(self._rows)
+        self._limit.stepped(rows)
+        self._stepped(rows, sum(len(progress.token_ids) for progress in steps), now - started)
         self._hand_on(steps, now)
         # nobody's answer waits for what follows
-        tokens = sum(len(progress.token_ids) for progress in steps)
         self._batch_rows.observe(rows)
         self._step_seconds.observe(now - started)
-        self._limit.stepped(rows)
-        self._stepped(rows, tokens, now - started)
         self.healthy_at = time.time()
 
     def _hand_on(self, steps: Sequence[Progress], now: float) -> None:

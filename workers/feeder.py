@@ -184,7 +184,7 @@ class Feeder:
                 decision = self._decide(now)
                 if decision.claim:
                     return decision
-                # the next search, which may come once the batch is empty, spares a wake-up then
+                # wakes for the next search while the batch is busy too, so that `free` need not
                 self._looks_at = decision.wake_at
                 if now < self._next_search < decision.wake_at:
                     self._looks_at = self._next_search

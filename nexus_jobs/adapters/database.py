@@ -102,8 +102,8 @@ class Database:
     def write_once(self, *, durable: bool = True) -> AbstractContextManager[Connection]:
         """For a single statement: a server is spared the round trips around it.
 
-        One that is not durable does not wait for the disk. A power cut may undo it, but never
-        without all that was committed after it.
+        One that is not durable does not wait for the disk. A power cut, or on PostgreSQL a crash of
+        the server, may undo it, but never without all that was committed after it.
         """
         return self._writing(self._single if durable else self._relaxed, self._begin_single)
 
@@ -111,9 +111,10 @@ class Database:
     def write_and_tell(
         self, tell: Callable[[], None], *, once: bool, durable: bool
     ) -> Iterator[Connection]:
-        """A transaction, if `once` of a single statement, which alone need not be `durable`.
+        """A transaction; `once`: it is a single statement, and may be not `durable`.
 
-        `tell` is called as soon as every transaction that begins later to write will see it.
+        `tell` is called as soon as every transaction that begins later to write will see it. In
+        SQLite that is before the commit: it must neither write there nor raise.
         """
         with self.write_once(durable=durable) if once else self.write() as connection:
             yield connection
@@ -135,7 +136,7 @@ class Database:
             turn,
             self._connected(engine) as connection,
             connection.begin() if begin else nullcontext(),
-        ):
+        ):  # without `begin` each statement is a transaction, whatever SQLAlchemy thinks has begun
             if begin:  # not by an event: SQLAlchemy is slower where there is a listener
                 connection.connection.cursor().execute(begin)
             try:

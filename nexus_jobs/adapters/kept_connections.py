@@ -55,17 +55,22 @@ class KeptConnections:
     def close(self) -> None:
         """Close those that are not in use, and the others once they are given back."""
         self._engine.dispose()
-        while self._kept:
-            _end(self._kept.pop())
+        while (connection := self._pop()) is not None:
+            _end(connection)
 
     def _usable(self) -> Connection | None:
         """One that has rested; the pool looks into any that may have come to its end."""
-        while self._kept:
-            connection = self._kept.pop()
+        while (connection := self._pop()) is not None:
             if not has_data(connection.connection.dbapi_connection):
-                return connection
+                break
             connection.close()
-        return None
+        return connection
+
+    def _pop(self) -> Connection | None:
+        try:
+            return self._kept.pop()
+        except IndexError:
+            return None
 
 
 def _end(connection: Connection) -> None:

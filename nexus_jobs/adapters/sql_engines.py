@@ -20,13 +20,13 @@ FROZEN_TIMEOUT = 10.0
 """Seconds after which a PostgreSQL server ends a transaction whose process says nothing more, so
 that those who wait for its locks can go on."""
 SINGLE_CONNECTIONS = RELAXED_CONNECTIONS = 2
-"""To PostgreSQL, for single statements that write: for the durable ones, and for claims and
-heartbeats.
+"""To PostgreSQL, for single statements that write: for the durable ones, and for others (claims,
+heartbeats, submissions that wait for their end).
 """
 ONE_PLAN = "-c plan_cache_mode=force_generic_plan"
 """PostgreSQL may plan a prepared statement anew each time. The durable ones find their rows by
-their ids, whatever the values, and planning took as long as running. Claims and heartbeats do not
-have it: the plan of a claim depends on how long the queue is.
+their ids, whatever the values, and planning took as long as running. The others do not have it:
+the plan of a claim depends on how long the queue is.
 """
 DRIVERS = {
     "sqlite": "sqlite+pysqlite",

@@ -61,8 +61,9 @@ class JobStore(Protocol):
         `claimable` is told what will be returned as soon as every claim that begins from then on
         will find them, which may be in vain if the commit fails then. It must not block or raise.
 
-        On return they are on the disk. If they need not be `durable`, a power cut may undo them
-        until `flush` is called, or one of them or a later job is on the disk with its end.
+        On return they are on the disk. If they need not be `durable`, a crash of the database's
+        machine or server may undo them until something that is durable is committed after them,
+        such as an end, or `flush` has been called.
 
         In the place of a job whose idempotency key is kept stands the job of that key, as it is
         now; so the ids tell which jobs are new.
@@ -72,7 +73,7 @@ class JobStore(Protocol):
         """
 
     def flush(self) -> None:
-        """Wait until all that was added before is on the disk."""
+        """Wait until all that has been added, and is still there, is on the disk."""
 
     def get(self, job_id: str) -> Job | None:
         """The job with its result, or None."""

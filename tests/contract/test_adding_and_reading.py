@@ -78,6 +78,7 @@ def test_whoever_claims_once_it_is_told_of_jobs_finds_them(
             told.extend(jobs)
             claimed.append(worker.submit(claim, store))
 
+        assert worker.submit(claim, store).result(10) == []  # so that it is connected
         added = store.add([new_job(idempotency=key)], tell, durable=durable)
         assert told == added
         assert [job.id for each in claimed for job in each.result(10)] == [added[0].id]

@@ -90,11 +90,28 @@ def test_nobody_waits_in_line_for_a_redis_that_hangs(redis_url, link):
     tickets = celery_tickets(redis_url)
     link.client.client_pause(10_000, all=False)
     started = time.monotonic()
-    with ThreadPoolExecutor(8) as threads:
-        rings = [threads.submit(tickets.ring, {"m": 1}) for _ in range(8)]
-        assert all(isinstance(each.exception(30), QueueUnavailable) for each in rings)
-    assert time.monotonic() - started < 6
-    link.client.client_unpause()
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            rings = [threads.submit(tickets.ring, {"m": 1}) for _ in range(8)]
+            assert all(isinstance(each.exception(30), QueueUnavailable) for each in rings)
+        assert time.monotonic() - started < 6
+    finally:
+        link.client.client_unpause()
+
+
+def test_an_answer_that_comes_too_late_is_not_taken_for_the_next(link, monkeypatch):
+    monkeypatch.setattr("nexus_jobs.adapters.redis_link.QUIET_SECONDS", 0.0)
+    link.call("SET", "text", "x")
+    with pytest.raises(QueueUnavailable, match="WRONGTYPE"):
+        link.call("LPUSH", "text", "y")
+    assert link.call("ECHO", "a") == b"a"
+    link.client.client_pause(10_000, all=False)
+    try:
+        with pytest.raises(QueueUnavailable):
+            link.call("LPUSH", "late", "x")
+    finally:
+        link.client.client_unpause()
+    assert link.call("ECHO", "b") == b"b"
 
 
 def test_a_redis_that_is_away_is_told_and_not_asked_again_at_once():

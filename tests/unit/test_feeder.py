@@ -57,6 +57,21 @@ def test_suspects_run_as_soon_as_the_others_are_committed():
         assert ready.result(timeout=10)
 
 
+def test_a_freed_slot_wakes_nobody_if_there_is_nothing_to_claim():
+    queued = ["job"]
+
+    def claim(limit: int, *, suspects: bool = False) -> list[str]:
+        return [] if suspects or not queued else [queued.pop()]
+
+    with feeding(lambda _: True, claim) as feeder:
+        feeder.announce(1, lambda: None)
+        assert feeder.wait(10)
+        feeder.take(1, 0.0)
+        until(lambda: feeder._to_claim._waiters, timeout=10)
+        feeder.free(1)
+        assert feeder._to_claim._waiters
+
+
 def test_a_batch_that_has_become_empty_looks_for_suspects_at_once(monkeypatch):
     """While it is busy, it would not for some seconds."""
     monkeypatch.setattr("workers.feeder.SEARCH_SECONDS", 0.01)

@@ -101,22 +101,61 @@ class TestSubmittingOnce:
 
 
 class TestGenerating:
-    def test_a_job_that_has_not_ended_is_on_the_disk_before_it_is_given(
+    def away(self):
+        raise StoreUnavailable("away")
+
+    def test_a_job_that_does_not_end_soon_is_on_the_disk_before_it_is_given(
         self, services, monkeypatch
     ):
-        def full():
-            raise StoreUnavailable("the disk is full")
-
+        monkeypatch.setattr("nexus_jobs.service.SOON", 0.01)
         assert services.jobs.generate(ask(), 0.05).state is State.QUEUED
-        monkeypatch.setattr(services.platform.store, "flush", full)
+        monkeypatch.setattr(services.platform.store, "flush", self.away)
         with pytest.raises(StoreUnavailable):
             services.jobs.generate(ask(), 0.05)
 
-    def test_a_job_that_has_ended_is_on_the_disk_with_its_end(self, services, monkeypatch):
-        monkeypatch.setattr(services.platform.store, "flush", lambda: 1 / 0)
+    def test_a_job_that_its_database_has_lost_is_not_given(self, services, monkeypatch):
+        monkeypatch.setattr("nexus_jobs.service.SOON", 0.01)
+        monkeypatch.setattr(services.platform.store, "get", lambda _: None)
+        with pytest.raises(StoreUnavailable, match="submit it again"):
+            services.jobs.generate(ask(), 0.05)
+
+    def test_who_does_not_wait_long_gets_a_job_that_is_on_the_disk_at_once(
+        self, services, monkeypatch
+    ):
+        store, asked = services.platform.store, []
+        add = store.add
+
+        def note(*given, durable):
+            asked.append(durable)
+            return add(*given, durable=durable)
+
+        monkeypatch.setattr(store, "add", note)
+        monkeypatch.setattr(store, "flush", self.away)
+        assert services.jobs.generate(ask(), 0).state is State.QUEUED
+        assert asked == [True]
+
+    def test_a_job_that_ends_soon_is_on_the_disk_with_its_end(self, services, monkeypatch):
+        monkeypatch.setattr("nexus_jobs.service.SOON", 20)
+        monkeypatch.setattr(services.platform.store, "flush", self.away)
         with ThreadPoolExecutor(1) as worker:
             worker.submit(until, lambda: finish_all(services))
             assert services.jobs.generate(ask(), 30).state is State.SUCCEEDED
+
+    def test_jobs_that_do_not_end_soon_wait_for_the_disk_together(self, services, monkeypatch):
+        monkeypatch.setattr("nexus_jobs.service.SOON", 0.5)
+        flushes, going_on = [], threading.Event()
+
+        def slow_disk():
+            flushes.append(1)
+            going_on.wait(10)
+
+        monkeypatch.setattr(services.platform.store, "flush", slow_disk)
+        with ThreadPoolExecutor(16) as clients:
+            waits = [clients.submit(services.jobs.generate, ask(), 1) for _ in range(16)]
+            until(flushes.__len__)
+            threading.Timer(1.0, going_on.set).start()
+            assert {wait.result(20).state for wait in waits} == {State.QUEUED}
+        assert len(flushes) <= 4
 
 
 class TestCaching:
