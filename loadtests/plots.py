@@ -57,7 +57,7 @@ def mixed(tables: Tables) -> Figure:
         names = [f"{row['engine']}, {row['run']}" for row in rows]
         ours = "among" if title == AMONG else "platform"
         _bars(panel, names, [row[column] for row in rows], ours=ours)
-        panel.set_title(fill(f"{title}: {column}", 42))
+        panel.set_title(fill(f"{title}: {column}", 32))
     return drawing
 
 
