@@ -69,25 +69,23 @@ class JobService:
     def generate(self, request: Request, seconds: float) -> Job:
         """Accept the request; the job when it has ended or `seconds` are over.
 
-        If it ends within `SOON`, it is on the disk with its end, and not before.
+        What ends within `SOON` may be on the disk only with its end; the rest is there before.
 
         Raises:
             InvalidRequest: it can never run.
             StoreUnavailable: the database did not answer; the job may have been accepted.
         """
         started = time.monotonic()
-        until = started + seconds
+        until, soon = started + seconds, started + SOON
         draft = self._intake.draft(request)
         with self._watch.waiter([draft.id]) as waiter:
-            long = waiter is not None and seconds > SOON
-            commit = self._accept([draft], durable=not long)
+            commit = self._accept([draft], durable=waiter is None or until <= soon)
             if waiter is None:
                 return commit.result()[0]
-            job = waiter.follow_commit(commit, started + SOON if long else until)[draft.id]
-            if long and not job.ended:
-                job = self._on_disk(job)
-                job = waiter.follow({job.id: job}, until)[job.id]
-            return job
+            job = waiter.follow_commit(commit, min(until, soon))[draft.id]
+            if job.ended or until <= soon:
+                return job
+            return waiter.follow({job.id: self._on_disk(job)}, until)[job.id]
 
     def _on_disk(self, job: Job) -> Job:
         """A job that has been committed, once it is on the disk.

@@ -7,13 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
 from nexus_jobs.adapters.sql_engines import has_data
-from nexus_jobs.errors import StoreUnavailable
-
-MOST_SECONDS = 30.0
-"""The longest that anybody waits for a connection."""
 
 
 class KeptConnections:
@@ -26,6 +23,7 @@ class KeptConnections:
         assert isinstance(engine.pool, QueuePool)  # noqa: S101 - which is how engines are made
         self._engine = engine
         self._places = threading.Semaphore(engine.pool.size())
+        self._patience = engine.pool.timeout()
         self._kept: list[Connection] = []
 
     @contextmanager
@@ -33,10 +31,10 @@ class KeptConnections:
         """A connection for the block; after an error the pool rolls back what was begun on it.
 
         Raises:
-            StoreUnavailable: all of them are in use, and stay so.
+            PoolTimeout: all of them are in use, for as long as the pool would wait.
         """
-        if not self._places.acquire(timeout=MOST_SECONDS):
-            raise StoreUnavailable("every database connection is in use")
+        if not self._places.acquire(timeout=self._patience):
+            raise PoolTimeout
         try:
             pool = self._engine.pool
             connection = self._usable() or self._engine.connect()

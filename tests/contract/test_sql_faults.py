@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, create_engine, insert, make_url, text, update
@@ -84,17 +85,19 @@ def test_a_full_disk_is_unavailable(sqlite_url: str) -> None:
     database.close()
 
 
-def test_only_what_need_not_be_durable_does_not_wait_for_the_disk(sqlite_url: str) -> None:
-    database = Database(sqlite_url, pool_size=1)
+def test_only_what_need_not_be_durable_does_not_wait_for_the_disk(database_url: str) -> None:
+    database = Database(database_url, pool_size=1)
+    on_sqlite = database_url.startswith("sqlite")
+    setting = "PRAGMA synchronous" if on_sqlite else "SHOW synchronous_commit"
+    full, normal = (2, 1) if on_sqlite else ("on", "off")
 
-    def synchronous(block: AbstractContextManager[Connection]) -> int:
+    def synchronous(block: AbstractContextManager[Connection]) -> int | str:
         with block as connection:
-            return connection.scalars(text("PRAGMA synchronous")).one()
+            return connection.scalars(text(setting)).one()
 
     def submission(*, durable: bool) -> AbstractContextManager[Connection]:
         return database.write_and_tell(lambda: None, once=True, durable=durable)
 
-    full, normal = 2, 1
     assert synchronous(database.write()) == synchronous(database.write_once()) == full
     assert synchronous(database.write_once(durable=False)) == normal
     assert synchronous(submission(durable=True)) == full
@@ -171,6 +174,25 @@ def test_threads_share_the_few_connections_that_write(sql_store: Store) -> None:
     with ThreadPoolExecutor(16) as threads:
         added = list(threads.map(lambda _: sql_store.add([new_job()]), range(100)))
     assert len(sql_store.get_many([job.id for (job,) in added])) == 100
+
+
+def test_who_gets_no_connection_is_told_so(empty_postgres: str) -> None:
+    database = Database(empty_postgres, pool_size=1)
+    database._kept[database._single]._patience = 0.01
+    turn = database.write_once
+    with turn(), turn(), pytest.raises(StoreUnavailable, match="in use"), turn():
+        pass
+    with turn():
+        pass
+    database.close()
+
+
+def test_a_connection_that_is_in_use_at_the_close_is_closed_after_it(empty_postgres: str) -> None:
+    database = Database(empty_postgres, pool_size=1)
+    with database.write_once() as connection:
+        used: Any = connection.connection.dbapi_connection
+        database.close()
+    assert used.closed
 
 
 def test_a_restarted_postgresql_is_survived(empty_postgres: str) -> None:

@@ -27,3 +27,15 @@ def finish_all(services: Services) -> int:
     ended = {lease.job_id: None for lease in store.finish(outcomes)}
     services.platform.signals.send(Channel.ENDED, ended)
     return len(jobs)
+
+
+def note_durability(store, monkeypatch) -> list[bool]:
+    """Whether each later call of `add` has to wait for the disk."""
+    noted, add = [], store.add
+
+    def note(*given, durable):
+        noted.append(durable)
+        return add(*given, durable=durable)
+
+    monkeypatch.setattr(store, "add", note)
+    return noted

@@ -10,7 +10,7 @@ from nexus_jobs.errors import Conflict, InvalidRequest, StoreUnavailable
 from nexus_jobs.job import Idempotency, NewJob, Request
 from nexus_jobs.states import State
 from tests.e2e.stack import until
-from tests.unit.memory_services import ask, finish_all
+from tests.unit.memory_services import ask, finish_all, note_durability
 
 
 @pytest.fixture
@@ -41,18 +41,6 @@ def submit(services, *ids: str) -> Future:
 def submit_keyed(services, job_id: str, digest: str) -> Future:
     key = Idempotency(key="k", digest=digest, seconds=60.0)
     return services.committer.submit([draft(job_id, idempotency=key)])
-
-
-def note_durability(store, monkeypatch) -> list[bool]:
-    """Whether each later call of `add` has to wait for the disk."""
-    noted, add = [], store.add
-
-    def note(*given, durable):
-        noted.append(durable)
-        return add(*given, durable=durable)
-
-    monkeypatch.setattr(store, "add", note)
-    return noted
 
 
 def begin(services, store) -> Future:

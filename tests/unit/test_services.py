@@ -17,7 +17,7 @@ from nexus_jobs.errors import (
 from nexus_jobs.job import Cached, Request, SamplingParams
 from nexus_jobs.states import State
 from tests.e2e.stack import until
-from tests.unit.memory_services import ANSWER, ask, finish_all
+from tests.unit.memory_services import ANSWER, ask, finish_all, note_durability
 
 
 class TestSubmitting:
@@ -122,14 +122,8 @@ class TestGenerating:
     def test_who_does_not_wait_long_gets_a_job_that_is_on_the_disk_at_once(
         self, services, monkeypatch
     ):
-        store, asked = services.platform.store, []
-        add = store.add
-
-        def note(*given, durable):
-            asked.append(durable)
-            return add(*given, durable=durable)
-
-        monkeypatch.setattr(store, "add", note)
+        store = services.platform.store
+        asked = note_durability(store, monkeypatch)
         monkeypatch.setattr(store, "flush", self.away)
         assert services.jobs.generate(ask(), 0).state is State.QUEUED
         assert asked == [True]
