@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nexus_jobs.adapters.engines.build import build_engine
+from nexus_jobs.chaos.stack import until
 from nexus_jobs.engine import Engine, Progress, TokenSequence, Usage
 from nexus_jobs.errors import ConfigError, InvalidRequest, ModelUnavailable
 from nexus_jobs.execution import try_out, warm_up
@@ -65,10 +65,7 @@ def last_of(engine: Engine, sequence: TokenSequence) -> Progress:
 
 
 def until_none_run(server: LlamaServer) -> None:
-    end = time.monotonic() + 30
-    while server.busy_slots():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: server.busy_slots() == 0)
 
 
 def test_chats_and_plain_prompts_are_answered_side_by_side(server: LlamaServer) -> None:
@@ -138,7 +135,9 @@ def test_the_server_stops_generating_what_was_evicted(engine: Engine, server: Ll
     assert server.busy_slots() == 2
     engine.evict("a")
     engine.evict("unknown")
-    after = {row.sequence_id for _ in range(20) for row in engine.step()}
+    until(lambda: server.busy_slots() == 1)
+    while not (after := {row.sequence_id for row in engine.step()}):
+        pass
     assert after == {"b"}
     engine.evict("b")
     until_none_run(server)
