@@ -15,12 +15,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
-from math import ceil, inf, isfinite
 from typing import Final
 
 from nexus_jobs.fleet import Action, Wanted
-from nexus_jobs.placement import Fleet, Move, Plan, Policy, Recommendation
-from nexus_jobs.seating import NO_LIMITS, Guest, Limits, Seating, Table
+from nexus_jobs.fleet_size import recommend, total_workers
+from nexus_jobs.placement import Fleet, Move, Plan, Policy
+from nexus_jobs.plan_reasons import excess, obstacle, shortage
+from nexus_jobs.planned import PlannedModel, PlannedWorker
+from nexus_jobs.trial_plan import NO_LIMITS, Limits, TrialPlan
 
 TRIES: Final = 2
 """A model that fails on so many workers and is ready on none is itself to blame: no others try."""
@@ -40,13 +42,13 @@ def rebalance(fleet: Fleet, policy: Policy) -> Plan:
     decision.fill()
     decision.share()
     decision.take_turns()
-    guests = decision.seating.guests.values()
-    recommendations = [_recommend(guest, policy) for guest in guests]
+    models, workers = decision.trial.models, decision.trial.workers
+    recommendations = [recommend(model, policy) for model in models.values()]
     return Plan(
         moves=list(_net(decision.moves)),
         recommendations=recommendations,
-        total_workers=_total(decision.seating, recommendations),
-        blocked={g.name: _obstacle(g) for g in guests if g.demand.queued and not g.tables},
+        total_workers=total_workers(recommendations, models, workers),
+        blocked={m.name: obstacle(m) for m in models.values() if m.demand.queued and not m.workers},
     )
 
 
@@ -54,213 +56,209 @@ class _Decision:
     """Collects the moves, in the order in which the seats become free and are taken."""
 
     def __init__(self, fleet: Fleet, policy: Policy) -> None:
-        self.seating = Seating(fleet, policy)
+        self.trial = TrialPlan(fleet, policy)
         self.moves: list[Move] = []
         self._policy = policy
-        self._spare: dict[str, list[Table]] = {}
-        self._fastest = max((table.speed for table in self.seating.tables), default=0.0)
-        self._loadable = [g for g in self.seating.guests.values() if g.most > 0]
-        self._loadable.sort(key=lambda guest: (guest.memory, guest.name))
+        self._spare: dict[str, list[PlannedWorker]] = {}
+        self._fastest = max((worker.speed for worker in self.trial.workers), default=0.0)
+        self._loadable = [m for m in self.trial.models.values() if m.most > 0]
+        self._loadable.sort(key=lambda model: (model.memory, model.name))
 
     def clear(self) -> None:
         """Unload what nobody wants any more, what is idle, and what is too many."""
-        for name, table in self.seating.unknown:
-            if not table.worker.fixed:
-                self.moves.append(Move(Action.UNLOAD, name, table.id, f"{name} is not registered"))
-        for guest in self.seating.guests.values():
-            if len(guest.tables) > guest.most:
-                self._trim(guest)
-            if guest.most == 0:
-                self._give_up(guest)
+        for name, worker in self.trial.unknown:
+            if not worker.reported.fixed:
+                self.moves.append(Move(Action.UNLOAD, name, worker.id, f"{name} is not registered"))
+        for model in self.trial.models.values():
+            if len(model.workers) > model.most:
+                self._trim(model)
+            if model.most == 0:
+                self._give_up(model)
 
-    def _give_up(self, guest: Guest) -> None:
+    def _give_up(self, model: PlannedModel) -> None:
         """Have nobody try again to load what is not needed any more."""
-        for table in guest.failed:
-            if not table.worker.fixed:
-                self.moves.append(Move(Action.UNLOAD, guest.name, table.id, _excess(guest)))
+        for worker in model.failed:
+            if not worker.reported.fixed:
+                self.moves.append(Move(Action.UNLOAD, model.name, worker.id, excess(model)))
 
-    def _trim(self, guest: Guest) -> None:
+    def _trim(self, model: PlannedModel) -> None:
         """Those that are not ready first, then those on busy workers."""
-        ready = self.seating.is_ready
-        for table in sorted(guest.tables, key=lambda table: (ready(guest, table), -table.load)):
-            if len(guest.tables) > guest.most and self._may_trim(guest, table):
-                self._unload(guest, table, _excess(guest))
+        ready = self.trial.is_ready
+        for worker in sorted(model.workers, key=lambda each: (ready(model, each), -each.load)):
+            if len(model.workers) > model.most and self._may_trim(model, worker):
+                self._unload(model, worker, excess(model))
 
-    def _may_trim(self, guest: Guest, table: Table) -> bool:
-        if guest.demand.wanted is Wanted.UNLOADED:
-            return not table.worker.fixed
-        if guest.idle:
-            return self.seating.may_leave(guest, table)
-        held = table.worker.fixed or table.id in guest.demand.pinned
-        return not held and not self.seating.strands(guest, table)
+    def _may_trim(self, model: PlannedModel, worker: PlannedWorker) -> bool:
+        if model.demand.wanted is Wanted.UNLOADED:
+            return not worker.reported.fixed
+        if model.idle:
+            return self.trial.may_remove(model, worker)
+        kept = worker.reported.fixed or worker.id in model.demand.pinned
+        return not kept and not self.trial.strands(model, worker)
 
     def pin(self) -> None:
         """Put models where a person wants them, whoever has to leave for it."""
-        tables = {table.id: table for table in self.seating.tables}
-        for guest in self._loadable:
-            for worker in sorted(guest.demand.pinned & tables.keys()):
-                table = tables[worker]
-                if not self.seating.may_sit(guest, table):
+        workers = {worker.id: worker for worker in self.trial.workers}
+        for model in self._loadable:
+            for name in sorted(model.demand.pinned & workers.keys()):
+                worker = workers[name]
+                if not self.trial.may_place(model, worker):
                     continue
-                if table.fits(guest) or self._make_room(guest, table):
-                    self._load(guest, table, f"{guest.name} is pinned to {worker}")
+                if worker.fits(model) or self._make_room(model, worker):
+                    self._load(model, worker, f"{model.name} is pinned to {name}")
 
-    def _make_room(self, guest: Guest, table: Table) -> bool:
-        for first in list(table.held.values()):
-            if self.seating.may_leave(first, table):
-                leaving = self.seating.victims(guest, table, first, NO_LIMITS)
+    def _make_room(self, model: PlannedModel, worker: PlannedWorker) -> bool:
+        for first in list(worker.models.values()):
+            if self.trial.may_remove(first, worker):
+                leaving = self.trial.victims(model, worker, first, NO_LIMITS)
                 if leaving is not None:
-                    self._evict(leaving, guest, table)
+                    self._evict(leaving, model, worker)
                     return True
         return False
 
     def fill(self) -> None:
         """Use the room that is free, for the model that gains most."""
-        for table in self.seating.tables:
-            while (guest := self._next_for(table)) is not None:
-                count = len(guest.tables)
-                reason = f"{table.id} has room, and {guest.name} is on {count} workers"
-                self._load(guest, table, reason)
+        for worker in self.trial.workers:
+            while (model := self._next_for(worker)) is not None:
+                count = len(model.workers)
+                reason = f"{worker.id} has room, and {model.name} is on {count} workers"
+                self._load(model, worker, reason)
 
-    def _next_for(self, table: Table) -> Guest | None:
-        best: Guest | None = None
-        if table.places < 1 or table.worker.fixed:
+    def _next_for(self, worker: PlannedWorker) -> PlannedModel | None:
+        best: PlannedModel | None = None
+        if worker.places < 1 or worker.reported.fixed:
             return None
-        for guest in self._loadable:
-            if guest.memory > table.room:
+        for model in self._loadable:
+            if model.memory > worker.room:
                 break
             if (
-                guest.name not in table.held
-                and (best is None or _urgency(guest) > _urgency(best))
-                and _may_have_more(guest)
-                and self.seating.may_sit(guest, table)
+                model.name not in worker.models
+                and (best is None or _urgency(model) > _urgency(best))
+                and _may_have_more(model)
+                and self.trial.may_place(model, worker)
             ):
-                best = guest
+                best = model
         return best
 
     def share(self) -> None:
         """Give seats of models that are well off to those that are short, the worst off first."""
-        queue = [_place(guest) for guest in self._loadable if self._is_short(guest)]
+        queue = [_rank(model) for model in self._loadable if self._is_short(model)]
         heapify(queue)
         while queue:
-            guest = self.seating.guests[heappop(queue)[-1]]
-            if self._grant(guest) and self._is_short(guest):
-                heappush(queue, _place(guest))
+            model = self.trial.models[heappop(queue)[-1]]
+            if self._grant(model) and self._is_short(model):
+                heappush(queue, _rank(model))
 
-    def _is_short(self, guest: Guest) -> bool:
+    def _is_short(self, model: PlannedModel) -> bool:
         """Whether it lacks capacity, besides what is to spare, for longer than a load takes; or a
         reserve.
         """
-        if not _may_have_more(guest) or (guest.failed and not guest.ready):
+        if not _may_have_more(model) or (model.failed and not model.ready):
             return False
-        if len(guest.tables) < guest.floor:
+        if len(model.workers) < model.floor:
             return True
-        if not guest.tables:
-            return guest.busy
-        if guest.strain <= 1:
-            return guest.lacks_reserve
-        gets = guest.need / guest.strain
-        return guest.backlog > (gets - guest.arriving) * guest.demand.load_seconds
+        if not model.workers:
+            return model.busy
+        if model.strain <= 1:
+            return model.lacks_reserve
+        gets = model.need / model.strain
+        return model.backlog > (gets - model.arriving) * model.demand.load_seconds
 
-    def _grant(self, guest: Guest) -> bool:
+    def _grant(self, model: PlannedModel) -> bool:
         """One seat more for the model; False if nobody can spare one."""
-        limits = self._limits(guest)
-        donors = self._donors(guest, limits)
-        for donor in donors[:RESERVE_DONORS] if guest.lacks_reserve else donors:
-            for table in self._spare_seats(donor):
-                if not self._may_swap(guest, donor, table, limits):
+        limits = self._limits(model)
+        donors = self._donors(model, limits)
+        for donor in donors[:RESERVE_DONORS] if model.lacks_reserve else donors:
+            for worker in self._spare_seats(donor):
+                if not self._may_swap(model, donor, worker, limits):
                     continue
-                leaving = self.seating.victims(guest, table, donor, limits)
+                leaving = self.trial.victims(model, worker, donor, limits)
                 if leaving is not None:
-                    reason = _shortage(guest)
-                    self._evict(leaving, guest, table)
-                    self._load(guest, table, reason)
+                    reason = shortage(model)
+                    self._evict(leaving, model, worker)
+                    self._load(model, worker, reason)
                     return True
         return False
 
-    def _limits(self, guest: Guest) -> Limits:
+    def _limits(self, model: PlannedModel) -> Limits:
         """What those may be left with that make room for it: they stay better off by far."""
         policy = self._policy
-        if len(guest.tables) < max(1, guest.floor):
+        if len(model.workers) < max(1, model.floor):
             return NO_LIMITS
-        if guest.lacks_reserve:
-            exposure = guest.exposure / (1 + policy.reserve_hysteresis)
+        if model.lacks_reserve:
+            exposure = model.exposure / (1 + policy.reserve_hysteresis)
             return Limits(1, exposure, seats=1, stayed=RESERVE_DWELLS * policy.dwell_seconds)
-        exposure = guest.pressure * (1 + policy.reserve_hysteresis)
-        return Limits(guest.strain / (1 + policy.hysteresis), exposure)
+        exposure = model.pressure * (1 + policy.reserve_hysteresis)
+        return Limits(model.strain / (1 + policy.hysteresis), exposure)
 
     def take_turns(self) -> None:
         """Who waits too long and found no place gets one, even the last of a model with jobs."""
-        waiting = [g for g in self._loadable if not g.tables and self._is_short(g)]
-        for guest in sorted(waiting, key=_place):
-            if (guest.demand.oldest_wait or 0.0) < self._policy.slo_seconds:
+        waiting = [m for m in self._loadable if not m.workers and self._is_short(m)]
+        for model in sorted(waiting, key=_rank):
+            if (model.demand.oldest_wait or 0.0) < self._policy.slo_seconds:
                 continue
-            tables = (table for table in self.seating.tables if self.seating.may_sit(guest, table))
-            turns = [(t, over) for t in tables if (over := self.seating.turns_over(guest, t))]
+            workers = (each for each in self.trial.workers if self.trial.may_place(model, each))
+            turns = [(w, over) for w in workers if (over := self.trial.turns_over(model, w))]
             if turns:
-                table, leaving = min(turns, key=_last_come)
-                reason = _shortage(guest)
-                self._evict(leaving, guest, table)
-                self._load(guest, table, reason)
+                worker, leaving = min(turns, key=_last_come)
+                reason = shortage(model)
+                self._evict(leaving, model, worker)
+                self._load(model, worker, reason)
 
-    def _donors(self, guest: Guest, limits: Limits) -> list[Guest]:
+    def _donors(self, model: PlannedModel, limits: Limits) -> list[PlannedModel]:
         """Who might spare a seat for it, the best off first."""
         limit = limits.strain
-        relieved = limit + guest.relief(self._fastest)
-        beside = {name for table in guest.tables for name in table.held}
+        relieved = limit + model.relief(self._fastest)
+        beside = {name for worker in model.workers for name in worker.models}
         donors = [
             donor
-            for donor in self.seating.guests.values()
+            for donor in self.trial.models.values()
             if donor.least_exposure <= limits.exposure
             and donor.least_without <= (relieved if donor.name in beside else limit)
         ]
-        return sorted(donors, key=lambda g: (g.busy, g.pressure, g.name))
+        return sorted(donors, key=lambda m: (m.busy, m.pressure, m.name))
 
-    def _spare_seats(self, donor: Guest) -> list[Table]:
+    def _spare_seats(self, donor: PlannedModel) -> list[PlannedWorker]:
         """The least busy first; as it was when it was first asked for."""
         if donor.name not in self._spare:
-            seats = [table for table in donor.tables if self.seating.may_leave(donor, table)]
-            self._spare[donor.name] = sorted(seats, key=lambda table: (table.load, table.id))
+            seats = [worker for worker in donor.workers if self.trial.may_remove(donor, worker)]
+            self._spare[donor.name] = sorted(seats, key=lambda worker: (worker.load, worker.id))
         return self._spare[donor.name]
 
-    def _may_swap(self, guest: Guest, donor: Guest, table: Table, limits: Limits) -> bool:
+    def _may_swap(
+        self, model: PlannedModel, donor: PlannedModel, worker: PlannedWorker, limits: Limits
+    ) -> bool:
         return (
-            table.load <= limits.strain
-            and self.seating.may_sit(guest, table)
-            and donor.name in table.held
-            and self.seating.may_leave(donor, table)
-            and self.seating.can_spare(donor, table, guest, limits)
+            worker.load <= limits.strain
+            and self.trial.may_place(model, worker)
+            and donor.name in worker.models
+            and self.trial.may_remove(donor, worker)
+            and self.trial.can_spare(donor, worker, model, limits)
         )
 
-    def _evict(self, leaving: list[Guest], guest: Guest, table: Table) -> None:
+    def _evict(
+        self, leaving: list[PlannedModel], model: PlannedModel, worker: PlannedWorker
+    ) -> None:
         for other in leaving:
-            left = len(other.tables) - 1
+            left = len(other.workers) - 1
             reason = (
-                f"makes room for {guest.name}; {other.name} needs {other.need:.2f} workers "
+                f"makes room for {model.name}; {other.name} needs {other.need:.2f} workers "
                 f"and stays on {left}"
             )
-            self._unload(other, table, reason)
+            self._unload(other, worker, reason)
 
-    def _load(self, guest: Guest, table: Table, reason: str) -> None:
-        self.seating.sit(guest, table)
-        self.moves.append(Move(Action.LOAD, guest.name, table.id, reason))
+    def _load(self, model: PlannedModel, worker: PlannedWorker, reason: str) -> None:
+        self.trial.place(model, worker)
+        self.moves.append(Move(Action.LOAD, model.name, worker.id, reason))
 
-    def _unload(self, guest: Guest, table: Table, reason: str) -> None:
-        self.seating.leave(guest, table)
-        self.moves.append(Move(Action.UNLOAD, guest.name, table.id, reason))
-
-
-def _last_come(turn: tuple[Table, Sequence[Guest]]) -> float:
-    table, leaving = turn
-    return max(table.worker.seats[guest.name].since for guest in leaving)
+    def _unload(self, model: PlannedModel, worker: PlannedWorker, reason: str) -> None:
+        self.trial.remove(model, worker)
+        self.moves.append(Move(Action.UNLOAD, model.name, worker.id, reason))
 
 
-def _excess(guest: Guest) -> str:
-    if guest.demand.wanted is Wanted.UNLOADED:
-        return f"{guest.name} is to be unloaded"
-    if guest.idle:
-        return f"{guest.name} has had no job for {guest.demand.idle_seconds:.0f} s"
-    return f"{guest.name} may have {guest.most:.0f} replicas and has {len(guest.tables)}"
+def _last_come(turn: tuple[PlannedWorker, Sequence[PlannedModel]]) -> float:
+    worker, leaving = turn
+    return max(worker.reported.seats[model.name].since for model in leaving)
 
 
 def _net(moves: Sequence[Move]) -> Iterator[Move]:
@@ -269,66 +267,18 @@ def _net(moves: Sequence[Move]) -> Iterator[Move]:
     return (move for move in moves if counts[move.model, move.worker] == 1)
 
 
-def _obstacle(guest: Guest) -> str:
-    """Why a model has no worker."""
-    if guest.demand.wanted is Wanted.UNLOADED:
-        return "it is to stay unloaded"
-    if guest.failed:
-        workers = ", ".join(table.id for table in guest.failed)
-        return f"it failed to load; {workers} will try again"
-    return "no worker can make room for it yet"
+def _may_have_more(model: PlannedModel) -> bool:
+    suspect = model.failed and not model.ready and len(model.failed + model.workers) >= TRIES
+    return len(model.workers) < model.most and not suspect
 
 
-def _may_have_more(guest: Guest) -> bool:
-    suspect = guest.failed and not guest.ready and len(guest.failed + guest.tables) >= TRIES
-    return len(guest.tables) < guest.most and not suspect
-
-
-def _urgency(guest: Guest) -> tuple[float, float, float]:
+def _urgency(model: PlannedModel) -> tuple[float, float, float]:
     """Who lacks capacity comes before those who lack a reserve."""
-    strain = guest.strain if guest.strain > 1 else 0.0
-    return (strain, guest.pressure, guest.demand.oldest_wait or 0.0)
+    strain = model.strain if model.strain > 1 else 0.0
+    return (strain, model.pressure, model.demand.oldest_wait or 0.0)
 
 
-def _place(guest: Guest) -> tuple[float, float, float, str]:
+def _rank(model: PlannedModel) -> tuple[float, float, float, str]:
     """Its place in the queue of those that are short: the smallest is first."""
-    strain, pressure, wait = _urgency(guest)
-    return (-strain, -pressure, -wait, guest.name)
-
-
-def _shortage(guest: Guest) -> str:
-    demand = guest.demand
-    if guest.lacks_reserve:
-        return (
-            f"{guest.name} has {guest.speed:.1f} workers and should have {guest.cover:.1f} "
-            f"in case of a burst: {demand.arrival:.2f} jobs a second arrive"
-        )
-    gets = guest.need / guest.strain
-    return (
-        f"{guest.name} needs {guest.need:.2f} workers and gets {gets:.2f}: "
-        f"{demand.queued} jobs wait (the oldest {demand.oldest_wait or 0:.0f} s), "
-        f"{demand.arrival:.2f} a second arrive"
-    )
-
-
-def _recommend(guest: Guest, policy: Policy) -> Recommendation:
-    demand = guest.demand
-    limit = inf if policy.idle_seconds is None else policy.idle_seconds
-    in_use = demand.queued or demand.running or demand.idle_seconds < limit
-    needed = max(1, ceil(guest.arriving + guest.waiting)) if in_use else 0
-    replicas = int(min(guest.most, max(guest.floor, needed)))
-    if demand.wanted is Wanted.UNLOADED:
-        replicas = 0
-    return Recommendation(guest.name, replicas, guest.arriving, guest.waiting)
-
-
-def _total(seating: Seating, recommendations: list[Recommendation]) -> int:
-    """Workers for all of that together: for their work, and for their memory."""
-    kept = [each for each in recommendations if each.replicas]
-    work = sum(each.arriving + each.waiting for each in kept)
-    memory = sum(seating.guests[each.model].memory for each in kept)
-    sizes = [table.worker.memory_mb for table in seating.tables]
-    size = sum(sizes) / len(sizes) if sizes else inf
-    by_memory = memory / size if isfinite(size) and size else 0.0
-    largest = max((each.replicas for each in kept), default=0)
-    return max(ceil(work), ceil(by_memory), largest)
+    strain, pressure, wait = _urgency(model)
+    return (-strain, -pressure, -wait, model.name)
