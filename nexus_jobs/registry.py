@@ -142,7 +142,7 @@ class Registry:
         if queued or running:
             raise Conflict(
                 f"model {name!r} has {queued} queued and {running} running jobs; "
-                "let them end or cancel them first"
+                f"let them end, or cancel them: nexus jobs cancel --model {name}"
             )
         self._fleet.remove_model(name)
 

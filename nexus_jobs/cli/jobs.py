@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from enum import StrEnum
+from itertools import product
 from typing import Annotated, Final
 
 import typer
@@ -27,6 +29,13 @@ IdempotencyKey = Annotated[
 ]
 
 
+class Open(StrEnum):
+    """What can be cancelled."""
+
+    QUEUED = State.QUEUED
+    RUNNING = State.RUNNING
+
+
 class Failed(StrEnum):
     """What can be retried."""
 
@@ -35,6 +44,7 @@ class Failed(StrEnum):
 
 
 JobId = Annotated[str, typer.Argument(metavar="JOB")]
+JobIds = Annotated[list[str] | None, typer.Argument(metavar="JOB...")]
 
 
 @app.command()
@@ -91,15 +101,29 @@ def show(job: JobId, url: Url = DEFAULT_URL) -> None:
 
 
 @app.command()
-def cancel(job: JobId, url: Url = DEFAULT_URL) -> None:
-    """Cancel a job that has not ended."""
+def cancel(
+    jobs: JobIds = None,
+    state: Annotated[Open | None, typer.Option(help="All jobs in this state.")] = None,
+    model: Annotated[str | None, typer.Option(help="All jobs of this model.")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Cancel jobs that have not ended."""
+    if bool(jobs) == bool(state or model):
+        raise typer.BadParameter("name the jobs, or choose them with --state and --model")
     with Client(url) as client:
-        typer.echo(client.cancel_job(job)["state"])
+        # those that wait first, or they would run meanwhile
+        chosen = jobs or [
+            job["id"]
+            for each, shadow in product([state] if state else Open, ("no", "yes"))
+            for job in _all(client, state=each, model=model, shadow=shadow)
+        ]
+        cancelled = _each(chosen, client.cancel_job, named=bool(jobs))
+    typer.echo(f"cancelled: {cancelled}")
 
 
 @app.command()
 def retry(
-    jobs: Annotated[list[str] | None, typer.Argument(metavar="JOB...")] = None,
+    jobs: JobIds = None,
     state: Annotated[Failed | None, typer.Option(help="All jobs in this state.")] = None,
     model: Annotated[str | None, typer.Option(help="Of these, the jobs of this model.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Another prompt.")] = None,
@@ -120,18 +144,27 @@ def retry(
         "priority": priority,
     }
     with Client(url) as client:
-        which = given({"state": state, "model": model, "limit": PAGE})
-        # all before the first is retried, since that takes it off the list
-        chosen = jobs or [job["id"] for job in list(client.all_jobs(which))]
-        again = 0
-        for job in chosen:
-            try:
-                client.retry_job(job, given(changes))
-                again += 1
-            except Refused as error:
-                if jobs or error.code != "conflict":  # a chosen one may have been retried meanwhile
-                    raise
+        chosen = jobs or [job["id"] for job in _all(client, state=state, model=model)]
+        again = _each(chosen, lambda job: client.retry_job(job, given(changes)), named=bool(jobs))
     typer.echo(f"queued again: {again}")
+
+
+def _all(client: Client, **which: str | None) -> list[Document]:
+    """Read to the end before the first is changed, since that takes it off the list."""
+    return list(client.all_jobs(given(which | {"limit": PAGE})))
+
+
+def _each(jobs: list[str], change: Callable[[str], object], *, named: bool) -> int:
+    """How many were changed: a job that was not named, but found, may have moved on meanwhile."""
+    changed = 0
+    for job in jobs:
+        try:
+            change(job)
+            changed += 1
+        except Refused as error:
+            if named or error.code != "conflict":
+                raise
+    return changed
 
 
 def _ended(client: Client, job: Document) -> Document:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qsl
 
 
 class Script:
@@ -16,6 +17,7 @@ class Script:
     def __init__(self) -> None:
         self.answers: dict[str, list[tuple[int, Any]]] = {}
         self.requests: list[tuple[str, bytes]] = []
+        self.queries: list[dict[str, str]] = []
         self.key: str | None = None
         self.url = ""
 
@@ -36,7 +38,8 @@ def serving() -> Iterator[Script]:
     class Handler(BaseHTTPRequestHandler):
         def reply(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            path = self.path.removeprefix("/api/v1/").partition("?")[0]
+            path, _, query = self.path.removeprefix("/api/v1/").partition("?")
+            script.queries.append(dict(parse_qsl(query)))
             script.key = self.headers["Idempotency-Key"]
             status, answer = script.answer(f"{self.command} {path}", body)
             content = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()

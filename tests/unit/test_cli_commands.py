@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ BULK = {
 DONE = BULK | {"state": "completed", "counts": {"succeeded": 3}, "eta_seconds": None}
 FAILED = DONE | {"counts": {"succeeded": 1, "failed": 1, "dead": 1}}
 AWAY = (503, {"code": "database_unavailable", "detail": "away", "errors": []})
+CONFLICT = (409, {"code": "conflict", "detail": "it is no more what it was", "errors": []})
 
 
 @pytest.fixture(autouse=True)
@@ -164,6 +166,35 @@ def test_a_file_that_is_not_there_is_refused(nexus: Any, capsys: Any) -> None:
     assert "does not exist" in capsys.readouterr().err
 
 
+def test_named_jobs_are_cancelled(server: Script, nexus: Any, capsys: Any) -> None:
+    server.on("DELETE jobs/j1", {})
+    server.on("DELETE jobs/j2", CONFLICT)
+    assert nexus("jobs", "cancel", "j1") == 0
+    assert capsys.readouterr().out == "cancelled: 1\n"
+    assert nexus("jobs", "cancel", "j1", "j2") == 1
+    assert "it is no more what it was" in capsys.readouterr().err
+
+
+def test_all_jobs_of_a_model_are_cancelled_those_that_wait_first(
+    server: Script, nexus: Any, capsys: Any
+) -> None:
+    pages = [{"data": [{"id": f"j{n}"}], "next_cursor": None} for n in range(4)]
+    server.on("GET jobs", *pages)
+    for n in range(4):
+        server.on(f"DELETE jobs/j{n}", CONFLICT if n == 1 else {})
+    assert nexus("jobs", "cancel", "--model", "m") == 0
+    assert capsys.readouterr().out == "cancelled: 3\n"
+    asked = [(query["model"], query["state"], query["shadow"]) for query in server.queries[:4]]
+    states = product(["queued", "running"], ["no", "yes"])
+    assert asked == [("m", state, shadow) for state, shadow in states]
+
+
+@pytest.mark.parametrize("arguments", [(), ("j1", "--model", "m"), ("--state", "dead")])
+def test_cancelling_needs_to_know_which_jobs(server: Script, nexus: Any, arguments: Any) -> None:
+    assert nexus("jobs", "cancel", *arguments) == 2
+    assert server.requests == []
+
+
 def test_a_named_job_is_retried_with_what_is_given(server: Script, nexus: Any, capsys: Any) -> None:
     server.on("POST jobs/j1/retry", (202, {"id": "j1"}))
     assert nexus("jobs", "retry", "j1", "--max-tokens", "5") == 0
@@ -176,9 +207,8 @@ def test_all_dead_jobs_are_retried_on_whatever_page_they_are(
 ) -> None:
     first = {"data": [{"id": "j1"}, {"id": "j2"}], "next_cursor": "j2"}
     server.on("GET jobs", first, {"data": [{"id": "j3"}], "next_cursor": None})
-    conflict = (409, {"code": "conflict", "detail": "it is queued", "errors": []})
     server.on("POST jobs/j1/retry", (202, {}))
-    server.on("POST jobs/j2/retry", conflict)
+    server.on("POST jobs/j2/retry", CONFLICT)
     server.on("POST jobs/j3/retry", (202, {}))
     assert nexus("jobs", "retry", "--state", "dead") == 0
     assert capsys.readouterr().out == "queued again: 2\n"
