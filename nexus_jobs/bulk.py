@@ -5,8 +5,10 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import IO
 
@@ -17,6 +19,9 @@ from nexus_jobs.job import Job
 
 LONGEST_LINE = 16 * 1024 * 1024
 """Characters that a line or a cell may have; what is longer is no CSV, and fills the memory."""
+
+JSON = re.compile(r"""\s*[{\[]\s*(["{\[]|$)""")
+"""How a file begins that is JSON."""
 
 csv.field_size_limit(LONGEST_LINE)  # the default of 128 KiB is less than a long prompt
 
@@ -51,13 +56,13 @@ def inspect(stream: IO[bytes]) -> Layout:
     with closing(_records(stream, encoding, delimiter)) as records:
         columns = tuple(next(records, ()))
         total = sum(1 for _ in records)
-    if columns and columns[0].lstrip().startswith(("{", "[")):
+    if columns and JSON.match(columns[0]):
         raise InvalidRequest.of(
             "unreadable_file",
             "the file looks like JSON; send a CSV with a header line and a column of prompts",
             field="file",
         )
-    twice = next((name for name in columns if name and columns.count(name) > 1), None)
+    twice = next((name for name, count in Counter(columns).items() if name and count > 1), None)
     if twice is not None:
         raise InvalidRequest.of(
             "duplicate_column", f"the file has more than one column {twice!r}", field="file"
@@ -106,8 +111,8 @@ def write_csv(columns: Sequence[str], jobs: Iterable[Job]) -> Iterator[bytes]:
 
 
 def write_jsonl(columns: Sequence[str], jobs: Iterable[Job]) -> Iterator[bytes]:
-    """The same as `write_csv`, as one JSON object a line."""
-    names = [*columns, *_output_columns(columns)]
+    """The same as `write_csv`, as one JSON object a line; columns without a name get one."""
+    names = [*_named(columns), *_output_columns(columns)]
     for job in jobs:
         values = [*_cells(job, len(columns)), *_outputs(job)]
         yield orjson.dumps(dict(zip(names, values, strict=True)), option=orjson.OPT_APPEND_NEWLINE)
@@ -130,7 +135,8 @@ def _delimiter(stream: IO[bytes], encoding: str) -> str:
     stream.seek(0)
     beginning = codecs.getincrementaldecoder(encoding)("replace").decode(stream.read(65536))
     header = beginning.partition("\n")[0]
-    return max(",;\t", key=header.count)  # a tie, as in a file of one column, goes to the comma
+    # a tie, as in a file of one column, goes to the comma
+    return max(",;\t", key=lambda each: len(next(csv.reader([header], delimiter=each), ())))
 
 
 def _records(stream: IO[bytes], encoding: str, delimiter: str) -> Generator[list[str], None, None]:
@@ -145,7 +151,8 @@ def _records(stream: IO[bytes], encoding: str, delimiter: str) -> Generator[list
                 yield record
     except UnicodeDecodeError as error:
         raise _unreadable(
-            reader.line_num, f"what follows is not {encoding.upper()}; save the file as UTF-8"
+            _undecodable_line(stream, encoding),
+            f"what follows is not {encoding.upper()}; save the file as UTF-8",
         ) from error
     except csv.Error as error:
         raise _unreadable(reader.line_num, f"{error}; is a quote left open?") from error
@@ -160,10 +167,32 @@ def _lines(text: io.TextIOWrapper) -> Iterator[str]:
         yield line
 
 
+def _undecodable_line(stream: IO[bytes], encoding: str) -> int:
+    """Found by reading once more, as text is decoded in pieces that end anywhere."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    stream.seek(0)
+    number = 1
+    with suppress(UnicodeDecodeError):
+        while piece := stream.readline(65536):
+            decoder.decode(piece)
+            number += piece.endswith(b"\n")
+    return number
+
+
 def _unreadable(line: int, reason: str) -> InvalidRequest:
     return InvalidRequest.of(
         "unreadable_file", f"the file cannot be read from line {line} on: {reason}", field="file"
     )
+
+
+def _named(columns: Sequence[str]) -> Iterator[str]:
+    """The columns, those without a name by their places."""
+    taken = set(columns)
+    for place, name in enumerate(columns, start=1):
+        unnamed = f"column_{place}"
+        while unnamed in taken:
+            unnamed = f"nexus_{unnamed}"
+        yield name or unnamed
 
 
 def _output_columns(columns: Sequence[str]) -> list[str]:

@@ -72,6 +72,7 @@ def test_a_cell_may_be_longer_than_the_csv_module_allows_by_default():
         (b"a,a\n1,2\n", "duplicate_column", "more than one column 'a'"),
         (b"prompt\nab\x00cdefghijklmnop\n", "unreadable_file", "NUL"),
         (b'{"prompt": "a"}\n{"prompt": "b"}\n', "unreadable_file", "looks like JSON"),
+        (b'[\n{"prompt": "a"}]\n', "unreadable_file", "looks like JSON"),
         (b"x" * (bulk.LONGEST_LINE + 1), "unreadable_file", "a line has more than"),
     ],
 )
@@ -79,6 +80,25 @@ def test_a_file_that_cannot_be_used_is_refused_as_a_whole(data, code, hint):
     error = refused(data)
     assert error.code == code
     assert hint in str(error)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_the_line_that_cannot_be_read_is_named(encoding):
+    good = "prompt\n" + "".join(f"line {n} ä\n" for n in range(2, 1501))
+    bad = b"\xfcber" if encoding == "utf-8" else b"\x00\xdc\x00\xdc"
+    assert "from line 1501 on" in str(refused(good.encode(encoding) + bad))
+
+
+@pytest.mark.parametrize("header", [b'"x;y;z;a",prompt', b"{col},prompt", b"[a],prompt"])
+def test_a_header_may_have_odd_names(header):
+    layout, rows = read(header + b"\n1,hello\n")
+    assert (len(layout.columns), layout.columns[1], rows) == (2, "prompt", [["1", "hello"]])
+
+
+def test_a_file_may_have_very_many_columns():
+    names = [f"c{n}" for n in range(300_000)]
+    layout, _ = read(",".join([*names, "prompt"]).encode() + b"\nx\n")
+    assert layout.columns[-1] == "prompt"
 
 
 def test_the_prompt_column_is_found_or_asked_for():
@@ -141,6 +161,13 @@ def test_the_output_of_an_output_keeps_both():
 def test_columns_without_a_name_may_stand_beside_each_other():
     layout, rows = read(b"prompt,,\na,,\n")
     assert (layout.columns, rows) == (("prompt", "", ""), [["a", "", ""]])
+
+
+def test_no_cell_of_a_column_without_a_name_is_lost_in_json():
+    columns = ["prompt", "", "", "column_3"]
+    (line,) = bulk.write_jsonl(columns, [job(["a", "b", "c", "d"])])
+    told = list(json.loads(line).items())[:4]
+    assert told == [("prompt", "a"), ("column_2", "b"), ("nexus_column_3", "c"), ("column_3", "d")]
 
 
 def test_the_output_comes_as_json_lines_too():
