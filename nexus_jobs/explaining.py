@@ -67,7 +67,7 @@ def explain(job: Job, around: Surroundings) -> Wait:
     """Say what a queued job waits for, and estimate from live rates when it starts."""
     reason, detail, start_in = _cause(job, around)
     held_back = (job.run_after or 0.0) - around.now
-    if held_back > 0 and reason in (Reason.STARTING, Reason.BACKLOG):
+    if held_back > 0 and reason in (Reason.STARTING, Reason.BACKLOG, Reason.SUSPECT):
         reason, detail = Reason.RETRY, f"attempt {job.attempt + 1} begins in {held_back:.0f} s"
     if around.breaker_open and reason in (Reason.STARTING, Reason.BACKLOG, Reason.RETRY):
         reason = Reason.BREAKER_OPEN
@@ -132,7 +132,7 @@ def _behind(job: Job, around: Surroundings) -> tuple[Reason, str, float | None]:
     free = sum(max(0, one.slots - one.running) for one in ready)
     ahead = around.position + 1 - free
     if job.suspect:
-        detail = "it ran when a worker was lost, so it waits for a batch of its own"
+        detail = "it ran when its batch or its worker was lost, so it waits for a batch of suspects"
         return Reason.SUSPECT, detail, None
     if ahead <= 0:
         return Reason.STARTING, "a slot is free", 0.0

@@ -31,10 +31,12 @@ class RetryPolicy:
 
     first: float = 1.0
     longest: float = 60.0
+    attempts: int = 3
+    """That a job is given, as it is submitted and each time that somebody retries it."""
 
     def rest(self, attempt: int, chance: float) -> float:
         """Seconds to wait after that attempt (the first is 1); `chance` is from 0 up to 1."""
-        whole = min(self.longest, self.first * 2.0 ** min(attempt - 1, 60))
+        whole = min(self.longest, self.first * 2.0 ** min(max(attempt, 1) - 1, 60))
         return whole * (1 + chance) / 2
 
     def outcome(self, job: Job, error: Exception, chance: float) -> Outcome:
@@ -49,11 +51,12 @@ class RetryPolicy:
             event = Event.BURY
         else:
             event = Event.REQUEUE
+        attempt = self.attempts - (job.max_attempts - job.attempt)  # since the last retry
         return Outcome(
             lease=job.lease,
             event=event,
             error=described(error),
-            delay=self.rest(job.attempt, chance) if event is Event.REQUEUE else 0.0,
+            delay=self.rest(attempt, chance) if event is Event.REQUEUE else 0.0,
             suspect=job.suspect or isinstance(error, EngineError),
         )
 

@@ -52,6 +52,7 @@ class Targets:
 
     def send(self, route: Route, model: str, job_id: str, tokens: int, now: float) -> None:
         """A job of at most so many tokens goes to a model; as a probe, if that is half open."""
+        self._release(job_id)  # it may be sent again before anybody heard how it ended
         entry = self._entry(model)
         health = entry.health.chosen(route, now)
         self._sent[job_id] = _Sent(model, tokens, now, probes=health is not entry.health)

@@ -60,7 +60,11 @@ class Serving:
         self._engine = engine
         self._place = place
         jobs = place.settings.jobs
-        self._retry = RetryPolicy(first=jobs.retry_seconds, longest=jobs.longest_retry_seconds)
+        self._retry = RetryPolicy(
+            first=jobs.retry_seconds,
+            longest=jobs.longest_retry_seconds,
+            attempts=jobs.max_attempts,
+        )
         self._meter = ActivityMeter(time.monotonic)
         self._deadline, self._awake_since = float("inf"), 0.0
         self._claims = Claims(

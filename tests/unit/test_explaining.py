@@ -124,5 +124,11 @@ def test_an_attempt_that_is_held_back_says_so():
     assert "attempt 2" in wait.detail
 
 
+def test_a_suspect_that_is_held_back_rests_first():
+    suspect = replace(JOB, suspect=True, run_after=1012.0, attempt=1)
+    wait = explain(suspect, around(BUSY))
+    assert (wait.reason, wait.detail) == (Reason.RETRY, "attempt 2 begins in 12 s")
+
+
 def test_a_suspect_waits_for_a_batch_of_its_own():
     assert explain(replace(JOB, suspect=True), around(BUSY)).reason is Reason.SUSPECT

@@ -40,6 +40,12 @@ def test_the_last_attempt_is_followed_by_none():
     assert (outcome.event, outcome.delay, outcome.error.code) == (Event.BURY, 0.0, "engine_error")
 
 
+def test_after_a_retry_the_rest_is_as_short_as_at_first():
+    at_first = POLICY.outcome(job(), EngineError("lost"), 0.5)
+    retried = POLICY.outcome(job(attempt=7, max_attempts=9), EngineError("lost"), 0.5)
+    assert retried.delay == at_first.delay
+
+
 def test_a_suspect_stays_one_whatever_comes_next():
     assert POLICY.outcome(job(suspect=True), RuntimeError("a bug"), 0.5).suspect
 

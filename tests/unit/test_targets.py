@@ -45,6 +45,14 @@ def test_a_job_is_outstanding_until_anything_is_heard_of_it(targets):
     assert state(targets).outstanding == 1
 
 
+def test_a_job_that_is_sent_twice_is_outstanding_once(targets):
+    send(targets, "1", tokens=100)
+    send(targets, "1", tokens=50)
+    assert (state(targets).outstanding, state(targets).backlog_tokens) == (1, 50)
+    targets.hear("1", WELL, 1.0)
+    assert (state(targets).outstanding, state(targets).backlog_tokens) == (0, 0)
+
+
 def test_jobs_of_which_nothing_is_heard_are_let_go_in_time(targets):
     send(targets, "lost", now=0.0)
     send(targets, "next", now=REMEMBERED_SECONDS + 1)
