@@ -6,9 +6,10 @@ from functools import cache
 from typing import Any
 
 import orjson
-from flask import Flask, Response
+from flask import Flask, Response, request
 from flask.typing import RouteCallable
 from flask_swagger_ui import get_swaggerui_blueprint  # type: ignore[import-untyped]
+from werkzeug.exceptions import NotFound
 
 from api import openapi, problems
 from api.ops import VERSION
@@ -25,11 +26,18 @@ def create_app(services: Services) -> Flask:
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = services.settings.server.max_body_mb * 2**20
     problems.install(app)
+    app.before_request(_refuse_nul)
     for route in ROUTES:
         view = _view(route, services)
         app.add_url_rule(route.path, route.name, view, methods=[route.method])
     _add_documentation(app)
     return app
+
+
+def _refuse_nul() -> None:
+    """No path has NUL characters, and databases do not take them."""
+    if "\0" in request.path:
+        raise NotFound
 
 
 def _view(route: Route, services: Services) -> RouteCallable:

@@ -10,7 +10,7 @@ from flask import request
 from pydantic import BaseModel, Field
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import UnsupportedMediaType
-from werkzeug.http import parse_dict_header
+from werkzeug.http import parse_list_header
 
 from api.schemas import LONGEST_WAIT
 from nexus_jobs.errors import InvalidRequest
@@ -35,7 +35,8 @@ def parse_body(model: type[ModelT], *, required: bool = True) -> ModelT:
     Raises:
         InvalidRequest, UnsupportedMediaType, RequestEntityTooLarge
     """
-    if not required and not request.content_length and not request.is_json:
+    chunked = "Transfer-Encoding" in request.headers
+    if not required and not (request.content_length or chunked or request.is_json):
         return parse_json(model, b"{}")
     if not request.is_json:
         raise UnsupportedMediaType(_send("application/json"))
@@ -61,11 +62,12 @@ def preferred_wait() -> tuple[int, Mapping[str, str]]:
 
     Other preferences are ignored, as RFC 7240 wants.
     """
-    preferences = parse_dict_header(request.headers.get("Prefer", "").lower())
-    if "wait" not in preferences:
-        return LONGEST_WAIT, {}
-    wait = parse_text(_Preference, {"Prefer: wait": preferences["wait"] or ""}).wait
-    return wait, {"Preference-Applied": f"wait={wait}"}
+    for preference in parse_list_header(request.headers.get("Prefer", "")):
+        name, _, value = preference.partition(";")[0].partition("=")
+        if name.strip().lower() == "wait":  # the first one counts
+            wait = parse_text(_Preference, {"Prefer: wait": value.strip(' "')}).wait
+            return wait, {"Preference-Applied": f"wait={wait}"}
+    return LONGEST_WAIT, {}
 
 
 def idempotency_key() -> str | None:

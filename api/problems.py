@@ -38,7 +38,8 @@ HTTP_CODES: Mapping[int, tuple[str, str | None]] = {
     405: ("method_not_allowed", "{method} is not possible here; the header Allow says what is"),
     413: (
         "body_too_large",
-        "the body has more than {limit} bytes, or a form field more than 500 kB",
+        "the body has more than {limit} bytes, a form field more than 500 kB, or a form more than "
+        "1,000 parts",
     ),
 }
 """Status -> the problem's code, and a better text than the framework's."""

@@ -215,6 +215,7 @@ def services_on(platform: Platform) -> Services:
             fleet=store,
             jobs=store,
             routes=store,
+            catalog=catalog,
             view=view,
             check=partial(model_files.check, models_dir=settings.models_dir),
             stopping=lambda: watch.closed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import count, islice
 from typing import IO, Final, Literal
 
 from nexus_jobs import bulk as files
@@ -148,7 +148,7 @@ class BulkService:
         """
         drafts = [
             replace(draft, cells=[draft.request.prompt or ""])
-            for draft in self._intake.drafts(requests)
+            for draft in self._intake.drafts(requests, map("prompts.{}".format, count()))
         ]
         bulk = self._begin(requests[0].model, "", ("prompt",), len(drafts))
         self._import(bulk, iter(drafts))

@@ -42,6 +42,17 @@ class InvalidRequest(NexusError):
         """A request with one thing wrong."""
         return cls(Problem(field, code, message))
 
+    def renamed(self, field: str, name: str) -> InvalidRequest:
+        """The same, where the client wrote the field under another name."""
+        return InvalidRequest(
+            *(
+                Problem(name, each.code, each.message.replace(f"`{field}`", f"`{name}`"))
+                if each.field == field
+                else each
+                for each in self.problems
+            )
+        )
+
 
 class NotFound(NexusError):
     """No such thing, or not yours to see."""

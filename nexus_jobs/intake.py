@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import repeat
 
 import uuid_utils
 
@@ -58,15 +59,21 @@ class Intake:
         """
         self._catalog.check_name(name)
 
-    def drafts(self, requests: Iterable[Request]) -> list[NewJob]:
-        """Drafts of all the requests.
+    def drafts(
+        self, requests: Iterable[Request], prompts: Iterable[str] = repeat("prompt")
+    ) -> list[NewJob]:
+        """Drafts of all the requests; `prompts` are the fields in which their prompts stood.
 
         Raises:
             InvalidRequest, NoTarget: as `draft` does; then none of them will run.
         """
         made: list[NewJob] = []
         try:
-            made.extend(map(self.draft, requests))
+            for request, field in zip(requests, prompts, strict=False):
+                try:
+                    made.append(self.draft(request))
+                except InvalidRequest as error:
+                    raise error.renamed("prompt", field) from error
         except NexusError:
             self._router.withdraw(draft.id for draft in made)
             raise
@@ -93,7 +100,7 @@ class Intake:
             max_attempts=self._settings.max_attempts,
             fingerprint=fingerprint(placed, model) if request.use_cache else None,
             route=route.name if route else None,
-            idempotency=_idempotency(request, key),
+            idempotency=None if key is None else idempotency(request, key),
         )
 
     def redraft(self, job: Job, changes: Changes) -> NewJob:
@@ -106,6 +113,10 @@ class Intake:
         if job.route in self._catalog.routes():
             request = replace(request, model=job.route)
         return self.draft(changes.applied_to(request), job_id=job.id)
+
+    def withdraw(self, draft: NewJob) -> None:
+        """The draft is not going to run after all."""
+        self._router.withdraw([draft.id])
 
     def shadow(self, job: Job) -> NewJob | None:
         """A copy of a job for the shadow of its route, if there is one and the lot says so."""
@@ -175,7 +186,6 @@ class Intake:
                 prompt_ids(request, model, tokenizer, model.max_sequence_length)
 
 
-def _idempotency(request: Request, key: str | None) -> Idempotency | None:
-    if key is None:
-        return None
+def idempotency(request: Request, key: str) -> Idempotency:
+    """What marks the request as the one of that key."""
     return Idempotency(key=key, digest=digest(request), seconds=KEY_SECONDS)

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from nexus_jobs.errors import ConfigError
 from nexus_jobs.spelling import explain
@@ -18,8 +26,27 @@ MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,99}$"
 REVISION = r"^(sha256:[0-9a-f]{64}|[0-9a-f]{40})$"
 
 
+MOST: Final = 10**9
+"""Of any number in a section."""
+
+
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    @field_validator("*")
+    @classmethod
+    def _storable(cls, value: Any) -> Any:
+        """Neither what databases do not take nor numbers that nobody means."""
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, str) and "\0" in one:
+                raise ValueError("NUL characters cannot be stored")
+            if isinstance(one, (int, float)) and one > MOST:
+                raise PydanticCustomError(
+                    "out_of_range", "input should be at most {most}", {"most": MOST}
+                )
+        return value
 
 
 class Named(Section):
@@ -120,6 +147,16 @@ class ModelConfig(Named):
     def _upstream_has_a_url(cls, value: str, info: ValidationInfo) -> str:
         if info.data.get("type") == "upstream" and origin(value) is None:
             raise ValueError("type upstream needs the URL of its server: http://127.0.0.1:8000/v1")
+        return value
+
+    @field_validator("max_workers")
+    @classmethod
+    def _not_fewer_than_min(cls, value: int | None, info: ValidationInfo) -> int | None:
+        least = info.data.get("min_workers", 0)
+        if value is not None and value < least:
+            raise PydanticCustomError(
+                "out_of_range", "must not be less than min_workers ({least})", {"least": least}
+            )
         return value
 
     @property

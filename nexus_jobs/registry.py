@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
+from nexus_jobs.catalog import Catalog
 from nexus_jobs.errors import (
     ConfigError,
     Conflict,
@@ -59,6 +60,7 @@ class Registry:
         fleet: FleetStore,
         jobs: JobStore,
         routes: RouteStore,
+        catalog: Catalog,
         view: FleetView,
         check: Callable[[ModelConfig], None],
         stopping: Callable[[], bool],
@@ -67,6 +69,7 @@ class Registry:
         self._fleet = fleet
         self._jobs = jobs
         self._routes = routes
+        self._catalog = catalog
         self._view = view
         self._check = check
         self._stopping = stopping
@@ -98,6 +101,7 @@ class Registry:
         if known is None or known.origin is Origin.API:
             self._check_upstream(config)
             model = self._fleet.register(config)
+            self._catalog.refresh()
         elif known.config == config:
             model = known
         else:
@@ -130,12 +134,18 @@ class Registry:
 
         Raises:
             NotFound: there is none.
-            Conflict: the models file names it, or jobs of it have not ended.
+            Conflict: the models file or a route names it, or jobs of it have not ended.
         """
         if self.get(name).origin is Origin.FILE:
             raise Conflict(
                 f"model {name!r} stands in the models file; take it out there and start again, "
                 "or run: nexus migrate"
+            )
+        routes = [route.name for route in self._routes.routes() if route.mentions(name)]
+        if routes:
+            raise Conflict(
+                f"model {name!r} is named by: {', '.join(routes)}; change or remove these routes "
+                "first"
             )
         counts = self._jobs.counts()
         queued, running = (counts.get((name, s), 0) for s in (State.QUEUED, State.RUNNING))
@@ -145,6 +155,7 @@ class Registry:
                 f"let them end, or cancel them: nexus jobs cancel --model {name}"
             )
         self._fleet.remove_model(name)
+        self._catalog.refresh()
 
     def want(self, name: str, wanted: Wanted, seconds: float = 0.0) -> RegisteredModel:
         """Say what is wanted of a model, and wait up to `seconds` until it is so, or has failed.

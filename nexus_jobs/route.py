@@ -30,7 +30,7 @@ class Target(Section):
     """A model that a route sends requests to."""
 
     model: str
-    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    weight: float = Field(1.0, ge=1e-6)
     """Its share, next to the weights of the others."""
 
 
@@ -48,7 +48,7 @@ class RouteConfig(Section):
     algorithm: Algorithm = Algorithm.LEAST_CONNECTIONS
     failure_threshold: int = Field(3, ge=1)
     """After so many jobs in a row that a target could not run, it gets no more."""
-    open_seconds: float = Field(30.0, gt=0, allow_inf_nan=False)
+    open_seconds: float = Field(30.0, gt=0)
     """After so long without any it gets a single one, to see whether it is well again."""
     targets: list[Target] = Field(min_length=1)
     fallback: list[str] = []
@@ -61,6 +61,10 @@ class RouteConfig(Section):
     def models(self) -> list[str]:
         """All that may run a request, the targets first."""
         return [*(target.model for target in self.targets), *self.fallback]
+
+    def mentions(self, model: str) -> bool:
+        """Whether requests, or copies of them, may go to that model."""
+        return model in self.models or (self.shadow is not None and self.shadow.model == model)
 
 
 class Route(RouteConfig, Named):

@@ -10,8 +10,8 @@ from typing import Final
 
 from nexus_jobs import telemetry
 from nexus_jobs.committing import Committer
-from nexus_jobs.errors import Conflict, NotFound, StoreUnavailable
-from nexus_jobs.intake import Intake
+from nexus_jobs.errors import Conflict, InvalidRequest, NoTarget, NotFound, StoreUnavailable
+from nexus_jobs.intake import Intake, idempotency
 from nexus_jobs.job import Job, NewJob, Request
 from nexus_jobs.ports import Channel, JobFilter, JobStore, Signals
 from nexus_jobs.states import Event, State, sources
@@ -59,11 +59,22 @@ class JobService:
             StoreUnavailable: try again, with the same key; it may have been accepted.
         """
         until = time.monotonic() + seconds
-        draft = self._intake.draft(request, key)
-        (job,) = self._accept([draft]).result()
+        job, repeated = self._accept_once(request, key)
         left = until - time.monotonic()
         if left > 0 and not job.ended:
             (job,) = self.wait([job.id], left)
+        return job, repeated
+
+    def _accept_once(self, request: Request, key: str) -> tuple[Job, bool]:
+        try:
+            draft = self._intake.draft(request, key)
+        except (InvalidRequest, NoTarget):
+            # the key keeps its promise, whatever has become of the model since
+            job = self._store.find_keyed(idempotency(request, key))
+            if job is None:
+                raise
+            return job, True
+        (job,) = self._accept([draft]).result()
         return job, job.id != draft.id
 
     def generate(self, request: Request, seconds: float) -> Job:
@@ -145,15 +156,21 @@ class JobService:
         Raises:
             NotFound: there is no such job.
             InvalidRequest: with these changes it can never run.
-            Conflict: it has not failed.
+            Conflict: it has not failed, or never ran.
         """
         job = self.get(job_id)
         if job.state in sources(Event.REPLAY):
+            if job.attempt == 0:  # a row that was refused as it came in
+                raise Conflict(
+                    f"job {job_id} could never run, and so what was asked of it is not kept; "
+                    "submit it anew as it should be"
+                )
             draft = self._intake.redraft(job, changes)
             again = self._store.replay(draft)
             if again is not None:
                 self._committer.ring({again.request.model: 1})
                 return again
+            self._intake.withdraw(draft)
             job = self.get(job_id)
         raise Conflict(f"job {job_id} is {job.state}; only a failed or dead job can be retried")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import orjson
 from pydantic import (
@@ -16,9 +17,11 @@ from pydantic import (
     RootModel,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError, to_json
 
 from nexus_jobs.errors import InvalidRequest, Problem
 from nexus_jobs.job import Message, Request, SamplingParams
@@ -28,6 +31,10 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 MAX_STOPS = 16
 MAX_METADATA_KEYS = 64
+LEAST: Final = 1e-6
+"""What is less is as good as 0, and is 0 in the arithmetic of some engines."""
+MOST_PROBLEMS: Final = 100
+"""So many a client is told at once."""
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
@@ -39,8 +46,19 @@ def _as_list(value: Any) -> Any:
 def _storable(value: dict[str, Any]) -> dict[str, Any]:
     try:
         orjson.dumps(value)
+        json.dumps(value, allow_nan=False)
     except orjson.JSONEncodeError as error:
         raise PydanticCustomError("invalid_value", "integers must fit into 64 bits") from error
+    except ValueError as error:
+        raise PydanticCustomError("invalid_value", "numbers must be finite") from error
+    return value
+
+
+def _zero_or_more(value: float) -> float:
+    if 0 < value < LEAST:
+        raise PydanticCustomError(
+            "out_of_range", "input should be 0, or at least {least}", {"least": LEAST}
+        )
     return value
 
 
@@ -67,9 +85,9 @@ class Generation(BaseModel):
     """Do not end before this many tokens."""
     ignore_eos: bool = False
     """Go on to `max_tokens` even when the model wants to end."""
-    temperature: float = Field(0.0, ge=0, le=2)
+    temperature: Annotated[float, AfterValidator(_zero_or_more)] = Field(0.0, ge=0, le=2)
     """0 always takes the likeliest token; higher is more varied."""
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(1.0, ge=LEAST, le=1)
     """Sample from the likeliest tokens that together have this probability."""
     top_k: int = Field(0, ge=0, le=2**31 - 1)
     """Sample from this many of the likeliest tokens; 0 is all."""
@@ -77,7 +95,7 @@ class Generation(BaseModel):
     """Makes sampling repeatable, on models whose engine is reproducible."""
     stop: Annotated[list[StopString], BeforeValidator(_as_list)] = Field([], max_length=MAX_STOPS)
     """A string or a list of strings; the text ends before the first of them."""
-    repetition_penalty: float = Field(1.0, gt=0, le=2)
+    repetition_penalty: float = Field(1.0, ge=LEAST, le=2)
     """Above 1 makes tokens that have already appeared less likely."""
     priority: int = Field(5, ge=0, le=9)
     """0 is the most urgent, 9 the least."""
@@ -88,15 +106,17 @@ class Generation(BaseModel):
     reproducible: bool = False
     """Refuse engines whose answer depends on what else is in the batch."""
 
-    @model_validator(mode="after")
-    def _min_below_max(self) -> Generation:
-        if self.min_tokens > self.max_tokens:
+    @field_validator("min_tokens")
+    @classmethod
+    def _at_most_max_tokens(cls, value: int, info: ValidationInfo) -> int:
+        most = info.data.get("max_tokens", value)
+        if value > most:
             raise PydanticCustomError(
                 "out_of_range",
-                "min_tokens must not be larger than max_tokens ({max_tokens})",
-                {"max_tokens": self.max_tokens},
+                "must not be larger than max_tokens ({max_tokens})",
+                {"max_tokens": most},
             )
-        return self
+        return value
 
     def request(
         self,
@@ -169,7 +189,8 @@ class Changes(RootModel[dict[str, Any]]):
         for one, other in (("prompt", "messages"), ("messages", "prompt")):
             if one in self.root:
                 fields.pop(other, None)
-        return parse_json(Submission, orjson.dumps(fields | self.root)).to_request()
+        body = to_json(fields | self.root, inf_nan_mode="constants")
+        return parse_json(Submission, body).to_request()
 
 
 class BatchSubmission(Generation):
@@ -208,6 +229,11 @@ def parse_text(model: type[ModelT], values: Mapping[str, str]) -> ModelT:
     Raises:
         InvalidRequest: with a problem for each field that is wrong.
     """
+    odd = next((name for name, text in values.items() if "\0" in text), None)
+    if odd is not None:
+        raise InvalidRequest.of(
+            "invalid_character", f"`{odd}` must not hold NUL characters", field=odd
+        )
     try:
         return model.model_validate_strings(dict(values))
     except ValidationError as error:
@@ -231,7 +257,7 @@ def _as_submitted(request: Request) -> dict[str, Any]:
 
 
 def _invalid(model: type[BaseModel], error: ValidationError) -> InvalidRequest:
-    details = error.errors(include_url=False, include_context=True)
+    details = error.errors(include_url=False, include_context=True)[:MOST_PROBLEMS]
     return InvalidRequest(*(_problem(model, detail) for detail in details))
 
 

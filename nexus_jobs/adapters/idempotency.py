@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nexus_jobs.errors import InvalidRequest
-from nexus_jobs.job import NewJob
+from nexus_jobs.job import Idempotency, NewJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +25,20 @@ def standing_ids(new_jobs: Sequence[NewJob], kept: Mapping[str, KeptKey]) -> lis
     Raises:
         InvalidRequest: a key stands for another submission.
     """
-    return [_standing_id(job, kept) for job in new_jobs]
+    return [
+        job.id if job.idempotency is None else standing_id(job.idempotency, kept)
+        for job in new_jobs
+    ]
 
 
-def _standing_id(job: NewJob, kept: Mapping[str, KeptKey]) -> str:
-    if job.idempotency is None:
-        return job.id
-    known = kept[job.idempotency.key]
-    if known.digest != job.idempotency.digest:
+def standing_id(mine: Idempotency, kept: Mapping[str, KeptKey]) -> str:
+    """The id of the job of a key that is kept.
+
+    Raises:
+        InvalidRequest: the key stands for another submission.
+    """
+    known = kept[mine.key]
+    if known.digest != mine.digest:
         raise InvalidRequest.of(
             "idempotency_key_reused",
             "the `Idempotency-Key` belongs to another request; repeat that one word for word, or "

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nexus_jobs.adapters.idempotency import KeptKey, standing_ids
+from nexus_jobs.adapters.idempotency import KeptKey, standing_id, standing_ids
 from nexus_jobs.adapters.transitions import (
     LAPSED,
     attempt_after,
@@ -21,7 +21,7 @@ from nexus_jobs.adapters.transitions import (
     replayed,
 )
 from nexus_jobs.errors import Conflict
-from nexus_jobs.job import Bulk, BulkState, Job, Lease, NewJob, Outcome, Result
+from nexus_jobs.job import Bulk, BulkState, Idempotency, Job, Lease, NewJob, Outcome, Result
 from nexus_jobs.ports import JobFilter, Settled, ignore
 from nexus_jobs.states import Event, State, sources, target
 
@@ -197,6 +197,13 @@ class MemoryJobs:
             at = time.time()
             overdue = [job for job in self._in_state(Event.EXPIRE) if _overdue(job, at)]
             return [self._move(job, Event.EXPIRE, at).id for job in overdue]
+
+    def find_keyed(self, mine: Idempotency) -> Job | None:
+        with self._lock:
+            until, known = self._keys.get(mine.key, (0.0, None))
+            if known is None or until <= time.time():
+                return None
+            return self._jobs[standing_id(mine, {mine.key: known})]
 
     def forget_keys(self) -> int:
         with self._lock:

@@ -243,6 +243,10 @@ def _pull_command(config: ModelConfig) -> str:
 
 def _inside(models_dir: Path, name: str) -> Path:
     path = (models_dir / name).resolve()
+    try:
+        path.exists()
+    except OSError as error:  # the name is too long
+        raise ConfigError(f"model path {name[:100]!r}: {error.strerror}") from error
     if models_dir.resolve() not in path.parents:
         raise ConfigError(f"model path {name!r} leads out of the model root {models_dir}")
     return path

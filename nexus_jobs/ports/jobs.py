@@ -11,6 +11,7 @@ from nexus_jobs.job import (
     Bulk,
     BulkProgress,
     BulkState,
+    Idempotency,
     Job,
     Lease,
     NewJob,
@@ -80,6 +81,13 @@ class JobStore(Protocol):
 
     def get_many(self, job_ids: Sequence[str]) -> dict[str, Job]:
         """Those of the jobs that exist, with their results, by id."""
+
+    def find_keyed(self, mine: Idempotency) -> Job | None:
+        """The job, as it is now, of an idempotency key that is kept; None if it is not.
+
+        Raises:
+            InvalidRequest: the key stands for another submission.
+        """
 
     def search(self, which: JobFilter, *, limit: int, before: str | None = None) -> Sequence[Job]:
         """Up to `limit` jobs, newest first (ids sort by time), older than the id `before`."""

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,6 +45,18 @@ def test_the_same_key_and_submission_give_the_same_job(store: Store) -> None:
 def test_another_key_gives_another_job(store: Store) -> None:
     first, second = store.add([keyed("a"), keyed("A")])
     assert stored_ids(store) == {first.id, second.id}
+
+
+def test_the_job_of_a_key_is_found(store: Store) -> None:
+    mine = keyed()
+    assert mine.idempotency is not None
+    assert store.find_keyed(mine.idempotency) is None
+    store.add([mine, keyed("over", seconds=OVER)])
+    (running,) = claim(store, 1)
+    assert store.find_keyed(mine.idempotency) == running
+    assert store.find_keyed(Idempotency(key="over", digest="d", seconds=1)) is None
+    with pytest.raises(InvalidRequest, match="belongs to another request"):
+        store.find_keyed(replace(mine.idempotency, digest="other"))
 
 
 def test_a_repetition_shows_the_job_as_it_is_now(store: Store) -> None:

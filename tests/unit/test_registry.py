@@ -11,6 +11,8 @@ import pytest
 from nexus_jobs import registry
 from nexus_jobs.adapters.memory_loads import MemoryLoads
 from nexus_jobs.adapters.memory_store import MemoryStore
+from nexus_jobs.catalog import Catalog
+from nexus_jobs.config import LoadBalancerSettings
 from nexus_jobs.fleet import ModelState, ServedModel, Wanted, WorkerReport
 from nexus_jobs.fleet_view import FleetView
 from nexus_jobs.registry import Registry
@@ -27,6 +29,7 @@ def a_registry(stopping: Callable[[], bool] = lambda: False, **served: ModelStat
     view = FleetView(store, MemoryLoads())
     return Registry(
         routes=store,
+        catalog=Catalog(store, store, LoadBalancerSettings()),
         fleet=store,
         jobs=store,
         view=view,

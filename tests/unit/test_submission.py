@@ -5,7 +5,14 @@ import pytest
 
 from nexus_jobs.errors import InvalidRequest
 from nexus_jobs.job import Message, SamplingParams
-from nexus_jobs.submission import BatchSubmission, Generation, Submission, parse_json, parse_text
+from nexus_jobs.submission import (
+    MOST_PROBLEMS,
+    BatchSubmission,
+    Generation,
+    Submission,
+    parse_json,
+    parse_text,
+)
 
 
 def submit(**fields):
@@ -54,11 +61,13 @@ def test_a_chat_may_stand_instead_of_a_prompt():
         ({"temperature": float("nan")}, "temperature", "invalid_value", "valid number"),
         ({"max_tokens": 0}, "max_tokens", "out_of_range", "greater than or equal to 1"),
         ({"max_tokens": "12"}, "max_tokens", "invalid_value", "valid integer"),
-        ({"top_p": 0}, "top_p", "out_of_range", "greater than 0"),
+        ({"temperature": 1e-46}, "temperature", "out_of_range", "0, or at least 1e-06"),
+        ({"top_p": 0}, "top_p", "out_of_range", "greater than or equal to 0.000001"),
+        ({"repetition_penalty": 1e-300}, "repetition_penalty", "out_of_range", "0.000001"),
         ({"seed": 1.5}, "seed", "invalid_value", "valid integer"),
         ({"stop": [""]}, "stop.0", "out_of_range", "at least 1 character"),
         ({"stop": ["x"] * 17}, "stop", "out_of_range", "at most 16 items"),
-        ({"min_tokens": 500}, None, "out_of_range", "not be larger than max_tokens (128)"),
+        ({"min_tokens": 500}, "min_tokens", "out_of_range", "not be larger than max_tokens (128)"),
         ({"max_token": 5}, "max_token", "unknown_field", "did you mean 'max_tokens'?"),
         ({"cache": "maybe"}, "cache", "invalid_value", "'yes' or 'no'"),
         ({"messages": []}, "messages", "out_of_range", "at least 1 item"),
@@ -71,6 +80,20 @@ def test_a_chat_may_stand_instead_of_a_prompt():
 def test_a_wrong_field_is_named_with_what_would_be_right(fields, field, code, hint):
     found = problems(orjson.dumps({"model": "m", "prompt": "p"} | fields))
     assert hint in found[field, code]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e400", "[-Infinity]"])
+def test_metadata_that_could_not_be_given_back_as_it_is_is_refused(number):
+    body = f'{{"model": "m", "prompt": "p", "metadata": {{"a": {number}}}}}'
+    assert "finite" in problems(body.encode())["metadata", "invalid_value"]
+
+
+def test_only_so_many_problems_are_told():
+    turns = [{"role": "nobody"}] * 1000
+    body = {"model": "m", "messages": turns}
+    with pytest.raises(InvalidRequest) as error:
+        parse_json(Submission, orjson.dumps(body))
+    assert len(error.value.problems) == MOST_PROBLEMS
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"model": "\\ud800"}'])

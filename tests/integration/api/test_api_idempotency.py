@@ -43,6 +43,20 @@ def listed(client: FlaskClient) -> list[str]:
 
 
 @PATHS
+def test_a_key_keeps_its_promise_whatever_becomes_of_the_model(client: FlaskClient, path: str):
+    client.post("/api/v1/models", json={"name": "own", "type": "simulated"})
+    first = post(client, path, model="own").json["id"]
+    client.delete(f"/api/v1/jobs/{first}")
+    assert client.delete("/api/v1/models/own").status_code == 204
+    again = post(client, path, model="own")
+    assert (again.json["id"], again.headers[REPLAYED]) == (first, "true")
+    other = post(client, path, model="own", prompt="bye")
+    assert (other.status_code, other.json["code"]) == (422, "idempotency_key_reused")
+    new = post(client, path, key="new", model="own")
+    assert (new.status_code, new.json["code"]) == (422, "unknown_model")
+
+
+@PATHS
 def test_a_repeated_request_gives_the_first_answer_again(client: FlaskClient, path: str):
     first, again = post(client, path), post(client, path)
     assert (first.status_code, again.status_code) == (202, 202)

@@ -163,7 +163,16 @@ def test_generate_answers_200_also_for_a_job_that_failed(client: FlaskClient, fi
     assert (answer.status_code, answer.json["error"]["code"]) == (200, "engine_error")
 
 
-@pytest.mark.parametrize("prefer", ["wait=0", "respond-async, Wait=0", "handling=lenient,wait=0"])
+@pytest.mark.parametrize(
+    "prefer",
+    [
+        "wait=0",
+        "respond-async, Wait=0",
+        "handling=lenient,wait=0",
+        "wait=0; foo=bar",
+        'wait="0", wait=5',
+    ],
+)
 def test_generate_answers_202_when_the_preferred_wait_runs_out(client: FlaskClient, prefer: str):
     answer = client.post("/api/v1/generate", json=BODY, headers={"Prefer": prefer})
     assert (answer.status_code, answer.json["state"]) == (202, "queued")

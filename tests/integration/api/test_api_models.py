@@ -81,6 +81,13 @@ def test_a_change_makes_a_version_and_the_same_again_does_not(client: FlaskClien
         ({"name": "own", "max_batch_size": "3"}, "max_batch_size", "invalid_value"),
         ({"name": "own", "max_batchsize": 3}, "max_batchsize", "unknown_field"),
         ({"name": "own", "revision": "main"}, "revision", "invalid_value"),
+        ({"name": "own", "max_sequence_length": 10**30}, "max_sequence_length", "out_of_range"),
+        ({"name": "own", "max_wait_ms": float("inf")}, "max_wait_ms", "out_of_range"),
+        ({"name": "own", "simulated": {"step_ms": 1e300}}, "simulated.step_ms", "out_of_range"),
+        ({"name": "own", "min_workers": 3, "max_workers": 1}, "max_workers", "out_of_range"),
+        ({"name": "own", "pinned_to": ["w\0"]}, "pinned_to", "invalid_value"),
+        ({"name": "own", "path": "a\0b"}, "path", "invalid_value"),
+        ({"name": "own", "path": "a" * 5000}, "path", "invalid_config"),
         ({"name": "own", "path": "../secret"}, "path", "invalid_config"),
         ({"name": "own", "path": "/etc"}, "path", "invalid_config"),
         ({"name": "own", "type": "upstream"}, "path", "invalid_value"),
@@ -164,8 +171,25 @@ def test_a_model_goes_when_its_jobs_have_ended(client: FlaskClient):
     client.delete(f"/api/v1/jobs/{job['id']}")
     gone = client.delete("/api/v1/models/own")
     assert (gone.status_code, gone.data) == (204, b"")
+    late = client.post("/api/v1/jobs", json={"model": "own", "prompt": "hello"})
+    assert (late.status_code, late.json["code"]) == (422, "unknown_model")
     assert client.get("/api/v1/models/own").status_code == 404
     assert client.delete("/api/v1/models/own").status_code == 404
+
+
+def test_a_model_stays_while_a_route_names_it(client: FlaskClient):
+    client.post("/api/v1/models", json=OWN)
+    for route in (
+        {"targets": [{"model": "own"}]},
+        {"targets": [{"model": "simulated"}], "fallback": ["own"]},
+        {"targets": [{"model": "simulated"}], "shadow": {"model": "own", "percent": 1}},
+    ):
+        client.put("/api/v1/routes/chat", json=route)
+        kept = client.delete("/api/v1/models/own")
+        assert (kept.status_code, kept.json["code"]) == (409, "conflict")
+        assert "chat" in kept.json["detail"]
+    client.delete("/api/v1/routes/chat")
+    assert client.delete("/api/v1/models/own").status_code == 204
 
 
 def test_an_unknown_model_is_answered_with_the_nearest(client: FlaskClient):

@@ -53,7 +53,7 @@ def expect(answer: TestResponse, status: int, code: str, words: str, field: str 
         ({"max_tokens": 0}, "out_of_range", "max_tokens", "greater than or equal to 1"),
         ({"max_tokens": 1.5}, "invalid_value", "max_tokens", "valid integer"),
         ({"max_tokens": True}, "invalid_value", "max_tokens", "valid integer"),
-        ({"top_p": 0}, "out_of_range", "top_p", "greater than 0"),
+        ({"top_p": 0}, "out_of_range", "top_p", "greater than or equal to 0.000001"),
         ({"priority": 10}, "out_of_range", "priority", "less than or equal to 9"),
         ({"seed": -1}, "out_of_range", "seed", "greater than or equal to 0"),
         ({"stop": [""]}, "out_of_range", "stop.0", "at least 1 character"),
@@ -250,3 +250,26 @@ def test_no_json_ever_breaks_the_server(app: Flask, body: Any, path: str):
         assert client.get(answer.headers["Location"]).status_code == 200
     else:
         assert answer.json["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("jobs?model=a%00b", 422, "invalid_character"),
+        ("jobs?route=%00", 422, "invalid_character"),
+        ("models/a%00b", 404, "unknown_path"),
+        ("routes/a%00b", 404, "unknown_path"),
+    ],
+)
+def test_no_name_has_nul(client: FlaskClient, path: str, status: int, code: str):
+    answer = client.get(f"/api/v1/{path}")
+    assert (answer.status_code, answer.json["code"]) == (status, code)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "code"), [(["a", ""], "empty_prompt"), (["a", "\0"], "invalid_character"),
+                          (["a", "word " * 5000], "prompt_too_long")]
+)  # fmt: skip
+def test_the_wrong_one_of_several_prompts_is_named(client: FlaskClient, prompts: Any, code: str):
+    body = {"model": "simulated", "prompts": prompts}
+    expect(client.post("/api/v1/generate/batch", json=body), 422, code, "", "prompts.1")

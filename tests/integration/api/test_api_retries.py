@@ -60,6 +60,9 @@ def test_a_prompt_may_become_a_chat(client: FlaskClient, finish):
         ({"max_tokens": 100_000}, "max_tokens", "out_of_range"),
         ({"model": "unknown"}, "model", "unknown_model"),
         ({"prompt": " "}, "prompt", "empty_prompt"),
+        ({"seed": 10**30}, "seed", "out_of_range"),
+        ({"metadata": {"n": 10**30}}, "metadata", "invalid_value"),
+        ({"expires_in": float("nan")}, "expires_in", "out_of_range"),
         ([1], None, "invalid_value"),
     ],
 )
@@ -82,6 +85,27 @@ def test_only_what_failed_can_be_retried(client: FlaskClient, finish):
     assert client.post(f"{waiting}/retry").status_code == 409
     unknown = "/api/v1/jobs/01890000-0000-7000-8000-000000000000/retry"
     assert client.post(unknown).status_code == 404
+
+
+def test_a_row_that_could_never_run_is_not_retried_as_another_than_it_was(client: FlaskClient):
+    upload = {"file": (BytesIO(b'prompt\n""\n'), "in.csv"), "model": "simulated"}
+    bulk = client.post("/api/v1/bulk", data={**upload, "max_tokens": "3"}).json["id"]
+    (row,) = client.get(f"/api/v1/jobs?bulk={bulk}").json["data"]
+    for changes in ({}, {"prompt": "hello"}):
+        answer = client.post(f"/api/v1/jobs/{row['id']}/retry", json=changes)
+        assert (answer.status_code, answer.json["code"]) == (409, "conflict")
+        assert "submit it anew" in answer.json["detail"]
+
+
+def test_changes_that_come_in_pieces_are_not_overlooked(client: FlaskClient, finish):
+    path = ended(client, finish, Event.FAIL)
+    answer = client.post(
+        f"{path}/retry",
+        input_stream=BytesIO(b'{"prompt": "bye"}'),
+        headers={"Transfer-Encoding": "chunked"},
+        environ_overrides={"wsgi.input_terminated": True},
+    )
+    assert (answer.status_code, client.get(path).json["state"]) == (415, "failed")
 
 
 def test_dead_jobs_can_be_listed(client: FlaskClient, finish):

@@ -153,7 +153,15 @@ def bury(services: Services, jobs: Any) -> None:
         ),
         (
             {"targets": [{"model": "simulated", "weight": 0}]},
-            "out_of_range", "targets.0.weight", "greater than 0",
+            "out_of_range", "targets.0.weight", "greater than or equal",
+        ),
+        (
+            {"targets": [{"model": "simulated", "weight": 1e308}]},
+            "out_of_range", "targets.0.weight", "at most 1000000000",
+        ),
+        (
+            {"targets": TARGETS, "failure_threshold": 10**30},
+            "out_of_range", "failure_threshold", "at most 1000000000",
         ),
         (
             {"targets": [{"model": "simulated"}] * 2},
