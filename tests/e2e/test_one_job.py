@@ -129,3 +129,20 @@ def test_the_openapi_document_and_its_page_are_served(stack):
     page = httpx.get(stack.url + "/api/v1/docs", follow_redirects=True)
     assert page.status_code == 200
     assert "swagger" in page.text.lower()
+
+
+def test_a_model_is_removed_once_its_jobs_are_cancelled(stack):
+    times = {"simulated": {"step_ms": 100}, "max_batch_size": 2}
+    stack.http.post("/api/v1/models", json={"name": "leaving", "type": "simulated", **times})
+    job = {"model": "leaving", "max_tokens": 500, "ignore_eos": True}
+    for prompt in "abcd":
+        stack.http.post("/api/v1/jobs", json={**job, "prompt": prompt})
+    until(lambda: stack.http.get("/api/v1/jobs?model=leaving&state=running").json()["data"])
+    kept = stack.run("models", "remove", "leaving")
+    assert kept.returncode == 1
+    assert "nexus jobs cancel --model leaving" in " ".join(kept.stderr.split())
+    cancelled = stack.run("jobs", "cancel", "--model", "leaving")
+    assert (cancelled.returncode, cancelled.stdout) == (0, "cancelled: 4\n")
+    assert stack.run("models", "remove", "leaving").returncode == 0
+    states = [each["state"] for each in stack.http.get("/api/v1/jobs?model=leaving").json()["data"]]
+    assert states == ["cancelled"] * 4
