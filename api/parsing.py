@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import TypeVar
 
 from flask import request
 from pydantic import BaseModel, Field
 from werkzeug.datastructures import MultiDict
-from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 from werkzeug.http import parse_list_header
 
 from api.schemas import LONGEST_WAIT
@@ -40,11 +41,7 @@ def parse_body(model: type[ModelT], *, required: bool = True) -> ModelT:
         return parse_json(model, b"{}")
     if not request.is_json:
         raise UnsupportedMediaType(_send("application/json"))
-    request.max_content_length = min(JSON_BODY_BYTES, request.max_content_length or JSON_BODY_BYTES)
-    body = request.get_data(cache=False)
-    if not body.strip():
-        raise InvalidRequest.of("invalid_json", "the body is empty; send a JSON object")
-    return parse_json(model, body)
+    return parse_json(model, _read(min(JSON_BODY_BYTES, request.max_content_length or inf)))
 
 
 def parse_query(model: type[ModelT]) -> ModelT:
@@ -111,6 +108,21 @@ def single(values: MultiDict[str, str]) -> dict[str, str]:
             message = f"`{name}` is given {len(given)} times; give it once"
             raise InvalidRequest.of("duplicate_field", message, field=name)
     return values.to_dict()
+
+
+def _read(limit: float) -> bytes:
+    """The whole body."""
+    request.max_content_length = int(limit)
+    body = request.get_data(cache=False)
+    announced = request.content_length
+    if announced is None and len(body) >= limit:  # of what comes in pieces no more is read
+        raise RequestEntityTooLarge
+    if len(body) < (announced or 0):
+        message = f"the body ends after {len(body)} of the {announced} bytes that were announced"
+        raise InvalidRequest.of("invalid_json", message)
+    if not body.strip():
+        raise InvalidRequest.of("invalid_json", "the body is empty; send a JSON object")
+    return body
 
 
 def _send(expected: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
+from api import parsing
 from api.routes import ROUTES
 from nexus_jobs.bootstrap import Services
 from nexus_jobs.submission import Submission
@@ -250,6 +252,34 @@ def test_no_json_ever_breaks_the_server(app: Flask, body: Any, path: str):
         assert client.get(answer.headers["Location"]).status_code == 200
     else:
         assert answer.json["detail"]
+
+
+def pieces(client: FlaskClient, body: bytes) -> TestResponse:
+    return client.post(
+        "/api/v1/jobs",
+        input_stream=io.BytesIO(body),
+        content_type="application/json",
+        headers={"Transfer-Encoding": "chunked"},
+        environ_overrides={"wsgi.input_terminated": True},
+    )
+
+
+def test_a_body_that_comes_in_pieces_has_the_same_limit(client: FlaskClient, monkeypatch):
+    body = json.dumps(BODY).encode()
+    assert pieces(client, body).status_code == 202
+    monkeypatch.setattr(parsing, "JSON_BODY_BYTES", len(body) - 5)
+    expect(pieces(client, body), 413, "body_too_large", f"{len(body) - 5} bytes")
+
+
+def test_a_body_that_ends_early_is_not_taken_for_the_whole(client: FlaskClient):
+    body = json.dumps(BODY).encode()
+    answer = client.post(
+        "/api/v1/jobs",
+        input_stream=io.BytesIO(body),
+        content_type="application/json",
+        environ_overrides={"CONTENT_LENGTH": "100", "wsgi.input_terminated": True},
+    )
+    expect(answer, 400, "invalid_json", f"ends after {len(body)} of the 100 bytes")
 
 
 @pytest.mark.parametrize(
