@@ -13,6 +13,7 @@ from dataclasses import replace
 from nexus_jobs.errors import StoreUnavailable
 from nexus_jobs.job import Job
 from nexus_jobs.ports import Channel, Ending, Hints, JobStore, Signals
+from nexus_jobs.states import State
 
 LOOK_AGAIN_SECONDS = 1.0
 """A signal may be lost, so every waiter reads the rows this often without one."""
@@ -63,8 +64,9 @@ class Waiter:
             if left <= 0 or self._leaving:
                 break
             told = self._listen(open_ids, min(left, LOOK_AGAIN_SECONDS))
-            known |= {i: _ended(known[i], ending) for i, ending in told.items() if ending}
-            unknown = [job_id for job_id in open_ids if not told.get(job_id)]
+            news = {i: _ended(known[i], e) for i, e in told.items() if e and _ends(e, known[i])}
+            known |= news
+            unknown = [job_id for job_id in open_ids if job_id not in news]
             if unknown:
                 known |= self._look(unknown)
         return known
@@ -160,6 +162,12 @@ class EndedWatch:
                 self._waiters[job_id].remove(waiter)
                 if not self._waiters[job_id]:
                     del self._waiters[job_id]
+
+
+def _ends(ending: Ending, job: Job) -> bool:
+    """Whether it is surely of this attempt or a later one: a late one may be of before a retry."""
+    next_end = job.attempt if job.state is State.RUNNING else job.attempt + 1
+    return ending.attempt >= next_end
 
 
 def _ended(job: Job, ending: Ending) -> Job:

@@ -8,9 +8,10 @@ import pytest
 
 from nexus_jobs.bootstrap import settlement_on
 from nexus_jobs.errors import NotFound, StoreUnavailable
-from nexus_jobs.job import Cached, Outcome
+from nexus_jobs.job import Cached, JobError, Outcome
 from nexus_jobs.ports import Channel, Ending
 from nexus_jobs.states import Event, State
+from nexus_jobs.submission import Changes
 from nexus_jobs.waiting import Waiter
 from tests.e2e.stack import until
 from tests.unit.memory_services import ANSWER, ask, finish_all
@@ -65,6 +66,23 @@ def test_what_the_ended_message_tells_is_what_is_stored(services):
     worker.join()
     assert heard[told.id].result == ANSWER
     assert services.jobs.get(told.id) == told
+
+
+def test_a_late_word_of_before_a_retry_ends_no_wait(services):
+    platform, heard = services.platform, {}
+    platform.signals.listen(Channel.ENDED, heard.update)
+    [job] = services.jobs.submit([ask()])
+    claimed = platform.store.claim("simulated", 9, worker="w", lease_seconds=60)
+    error = JobError("engine_error", "it broke")
+    outcome = Outcome(lease=claimed[0].lease, event=Event.FAIL, error=error)
+    settlement_on(platform).settle(claimed, [outcome])
+    assert heard[job.id].error == error
+    services.jobs.retry(job.id, Changes({}))
+    late = threading.Timer(0.1, platform.signals.send, [Channel.ENDED, dict(heard)])
+    late.start()
+    (waiting,) = services.jobs.wait([job.id], 0.5)
+    late.join()
+    assert waiting.state is State.QUEUED
 
 
 def test_it_ends_without_a_signal_too(services, monkeypatch):
