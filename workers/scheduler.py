@@ -13,14 +13,60 @@ import structlog
 import uuid_utils
 
 from nexus_jobs.bootstrap import connect
-from nexus_jobs.config import Settings
+from nexus_jobs.config import JobSettings, Settings
 from nexus_jobs.errors import StoreUnavailable
 from nexus_jobs.fleet_view import FleetView
 from nexus_jobs.maintenance import Maintenance
+from nexus_jobs.ports import Clock, ScheduleStore
 from nexus_jobs.scheduling import Scheduling
 from nexus_jobs.telemetry import configure_logging
 
 log = structlog.get_logger(__name__)
+
+
+class Rounds:
+    """One round after the other; the next makes up for what went wrong in one."""
+
+    def __init__(
+        self,
+        maintenance: Maintenance,
+        scheduling: Scheduling,
+        store: ScheduleStore,
+        jobs: JobSettings,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._maintenance = maintenance
+        self._scheduling = scheduling
+        self._store = store
+        self._jobs = jobs
+        self._clock = clock
+        # a worker that could not reach the database either has time for a heartbeat
+        self._trust_leases_from = clock() + jobs.heartbeat_seconds
+
+    def go(self) -> None:
+        """Repair and decide, once; whatever goes wrong is logged."""
+        try:
+            self._await_store()
+            self._maintenance.round(leases=self._clock() >= self._trust_leases_from)
+            self._scheduling.round()
+        except StoreUnavailable as error:
+            log.warning("round.failed", reason=str(error))
+            self._trust_later()
+        except Exception:  # an error of one repair must not end the others
+            log.exception("round.failed")
+
+    def _await_store(self) -> None:
+        """Ask the database for something small; one that has frozen answers late, with no error."""
+        asked = self._clock()
+        self._store.clock()
+        silent = self._clock() - asked
+        if silent > self._jobs.heartbeat_seconds:
+            log.warning("store.silent", seconds=round(silent, 1))
+            self._trust_later()
+
+    def _trust_later(self) -> None:
+        """Give all leases one more term: whoever holds one could not extend it either."""
+        self._trust_leases_from = self._clock() + self._jobs.lease_seconds
 
 
 def main(settings: Settings) -> None:
@@ -48,17 +94,10 @@ def main(settings: Settings) -> None:
         reports=FleetView(store, platform.loads).workers,
         settings=settings.scheduler,
     )
+    rounds = Rounds(maintenance, scheduling, store, settings.jobs)
     log.info("scheduler.started")
-    # a worker that could not reach the database either has time for a heartbeat
-    trust_leases_from = time.monotonic() + settings.jobs.heartbeat_seconds
     while not stop.is_set():
-        try:
-            maintenance.round(leases=time.monotonic() >= trust_leases_from)
-            scheduling.round()
-        except StoreUnavailable as error:
-            log.warning("round.failed", reason=str(error))
-            # whoever holds a lease could not extend it either
-            trust_leases_from = time.monotonic() + settings.jobs.lease_seconds
+        rounds.go()
         stop.wait(settings.scheduler.interval_seconds)
     with contextlib.suppress(StoreUnavailable):
         scheduling.stop()
