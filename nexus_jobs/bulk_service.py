@@ -22,6 +22,8 @@ from nexus_jobs.submission import Generation, parse_text
 
 CHUNK = 500
 """Rows committed together while a file is read."""
+CANCELLED_ROWS = 1000
+"""Rows cancelled together, which workers' heartbeats and, on SQLite, all writers wait for."""
 BULK_PRIORITY = 8
 HEAD_START = 0.001
 """Seconds by which every token that a row may generate brings it forward. A file's longest answers
@@ -254,11 +256,14 @@ class BulkService:
             raise
 
     def _cancel(self, bulk_id: str, to: BulkState) -> None:
-        cancelled = self._store.cancel_bulk(bulk_id, to)
+        """Give the bulk up and cancel its rows; the scheduler cancels what this does not get to."""
+        self._store.cancel_bulk(bulk_id, to)
+        counter = telemetry.jobs_ended.labels(self._get(bulk_id).model, State.CANCELLED)
+        while cancelled := self._store.cancel_rows(bulk_id, at_most=CANCELLED_ROWS):
+            counter.inc(len(cancelled))
+            for channel in Channel:
+                self._signals.send(channel, dict.fromkeys(cancelled))
         self._counts.forget(bulk_id)
-        telemetry.jobs_ended.labels(self._get(bulk_id).model, State.CANCELLED).inc(len(cancelled))
-        for channel in Channel:
-            self._signals.send(channel, dict.fromkeys(cancelled))
 
     def _draft(self, plan: _Plan, cells: list[str]) -> NewJob:
         try:

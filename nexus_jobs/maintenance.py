@@ -29,6 +29,8 @@ AUDIT_JOBS = 256
 """The most jobs that an audit rings for at once; the next audit rings for more."""
 TELL_JOBS = 1000
 """Jobs looked up at once to be counted."""
+CANCELLED_GROUPS = 10
+"""The most groups of `TELL_JOBS` rows of a bulk that are cancelled in a round."""
 MOVED_JOBS = 1000
 """The most jobs that change from one model to another in a round."""
 
@@ -56,8 +58,9 @@ class Maintenance:
         self._import_timeout = import_timeout
 
     def round(self, *, leases: bool = True) -> None:
-        """Take back lapsed leases, expire overdue jobs, give up dead imports, take jobs of routes
-        away from models that failed, ring again, and forget old idempotency keys.
+        """Take back lapsed leases, expire overdue jobs, give up dead imports, cancel what is left
+        of bulks that were given up, take jobs of routes away from models that failed, ring again,
+        and forget old idempotency keys.
 
         Without `leases`, lapsed ones are left alone.
 
@@ -68,6 +71,7 @@ class Maintenance:
             self._return_leases()
         self._expire()
         self._abandon_imports()
+        self._cancel_rows()
         self._leave_failed_models()
         self._ring_again()
         self._store.forget_keys()
@@ -87,10 +91,18 @@ class Maintenance:
 
     def _abandon_imports(self) -> None:
         for bulk_id in self._bulks.stale_imports(self._import_timeout):
-            cancelled = self._bulks.cancel_bulk(bulk_id, BulkState.ABANDONED)
-            self._signals.send(Channel.CANCELLED, dict.fromkeys(cancelled))
-            self._tell(cancelled)
-            log.warning("bulk.abandoned", bulk=bulk_id, rows=len(cancelled))
+            if self._bulks.cancel_bulk(bulk_id, BulkState.ABANDONED):
+                log.warning("bulk.abandoned", bulk=bulk_id)
+
+    def _cancel_rows(self) -> None:
+        """Go on with bulks whose rows nobody has cancelled to the end; that process may be dead."""
+        for bulk_id in self._bulks.ending_bulks():
+            for _ in range(CANCELLED_GROUPS):
+                cancelled = self._bulks.cancel_rows(bulk_id, at_most=TELL_JOBS)
+                if not cancelled:
+                    break
+                self._signals.send(Channel.CANCELLED, dict.fromkeys(cancelled))
+                self._tell(cancelled)
 
     def _leave_failed_models(self) -> None:
         workers = self._fleet.workers(max_age=MAX_AGE)

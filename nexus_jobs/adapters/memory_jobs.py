@@ -32,6 +32,7 @@ class StoredBulk:
 
     bulk: Bulk
     touched_at: float
+    ending: bool = False
     rows: dict[int, str] = field(default_factory=dict)
 
 

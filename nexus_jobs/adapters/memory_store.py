@@ -45,13 +45,27 @@ class MemoryStore(MemoryFleet, MemoryJobs):
                 raise Conflict(f"bulk {bulk_id} is not importing rows any more")
             return self._bulks[bulk_id].bulk
 
-    def cancel_bulk(self, bulk_id: str, to: BulkState = BulkState.CANCELLED) -> list[str]:
+    def cancel_bulk(self, bulk_id: str, to: BulkState = BulkState.CANCELLED) -> bool:
         with self._lock:
             if not self._set_state(bulk_id, to):
+                return False
+            self._bulks[bulk_id].ending = True
+            return True
+
+    def cancel_rows(self, bulk_id: str, *, at_most: int) -> list[str]:
+        with self._lock:
+            stored = self._bulks.get(bulk_id)
+            if stored is None or not stored.ending:
                 return []
             at = time.time()
             left = [job for job in self._rows(bulk_id) if job.state in sources(Event.CANCEL)]
-            return [self._move(job, Event.CANCEL, at).id for job in left]
+            left.sort(key=lambda job: job.state)
+            stored.ending = bool(left)
+            return [self._move(job, Event.CANCEL, at).id for job in left[:at_most]]
+
+    def ending_bulks(self) -> list[str]:
+        with self._lock:
+            return [bulk_id for bulk_id, stored in self._bulks.items() if stored.ending]
 
     def replay_bulk(
         self, bulk_id: str, *, attempts: int, slack_seconds: Sequence[float]

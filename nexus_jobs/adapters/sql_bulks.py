@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from sqlalchemy import ColumnElement, case, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, case, func, insert, select, union_all, update
 
 from nexus_jobs.adapters.database import Database, database_now, now
 from nexus_jobs.adapters.sql_rows import JOBS_WITH_RESULTS, AnyRow, job_with_result
@@ -15,7 +15,7 @@ from nexus_jobs.adapters.tables import bulks, is_state, jobs, results
 from nexus_jobs.adapters.transitions import BULK_SOURCES
 from nexus_jobs.errors import Conflict
 from nexus_jobs.job import Bulk, BulkProgress, BulkState, Job
-from nexus_jobs.states import Event, State
+from nexus_jobs.states import Event, State, sources
 
 
 class SqlBulks:
@@ -54,14 +54,28 @@ class SqlBulks:
             raise Conflict(f"bulk {bulk_id} is not importing rows any more")
         return _bulk_of(row)
 
-    def cancel_bulk(self, bulk_id: str, to: BulkState = BulkState.CANCELLED) -> list[str]:
-        statement = update(bulks).where(_may_become(to, bulk_id)).values(state=to)
+    def cancel_bulk(self, bulk_id: str, to: BulkState = BulkState.CANCELLED) -> bool:
+        statement = update(bulks).where(_may_become(to, bulk_id)).values(state=to, ending=True)
         with self._database.write() as connection:
-            if connection.execute(statement).rowcount == 0:
+            return connection.execute(statement).rowcount > 0
+
+    def cancel_rows(self, bulk_id: str, *, at_most: int) -> list[str]:
+        with self._database.write() as connection:
+            # locked, or one of two who cancel it at once would find its group cancelled, and stop
+            ending = select(bulks.c.ending).where(bulks.c.id == bulk_id).with_for_update()
+            if not connection.scalar(ending):
                 return []
-            rows = pick(Event.CANCEL, jobs.c.bulk_id == bulk_id)
+            left = connection.scalars(_unfinished_rows(bulk_id, at_most)).all()
+            if not left:
+                connection.execute(update(bulks).where(bulks.c.id == bulk_id).values(ending=False))
+                return []
+            rows = pick(Event.CANCEL, jobs.c.id.in_(left))
             cancel = transition(Event.CANCEL, now(connection), jobs.c.id.in_(select(rows.c.id)))
             return list(connection.scalars(cancel.returning(jobs.c.id)))
+
+    def ending_bulks(self) -> list[str]:
+        with self._database.read() as connection:
+            return list(connection.scalars(select(bulks.c.id).where(bulks.c.ending)))
 
     def replay_bulk(
         self, bulk_id: str, *, attempts: int, slack_seconds: Sequence[float]
@@ -134,6 +148,23 @@ class SqlBulks:
         )
         with self._database.read() as connection:
             return list(connection.scalars(statement))
+
+
+def _unfinished_rows(bulk_id: str, at_most: int) -> Select[str]:
+    """The ids of up to `at_most` rows that are queued, then running.
+
+    Each half is in the order of its index, or PostgreSQL would rather pass by all that have ended.
+    """
+    halves = [
+        select(jobs.c.id)
+        .where(jobs.c.bulk_id == bulk_id, is_state([state]))
+        .order_by(jobs.c.finished_at, jobs.c.started_at)
+        .limit(at_most)
+        .subquery()
+        for state in sorted(sources(Event.CANCEL))
+    ]
+    both = union_all(*(select(half.c.id) for half in halves)).subquery()
+    return select(both.c.id).limit(at_most)
 
 
 def _may_become(state: BulkState, bulk_id: str) -> ColumnElement[bool]:

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Sequence
 
 from sqlalchemy import (
+    and_,
     bindparam,
     or_,
     select,
@@ -71,6 +72,9 @@ class SqlLeases:
         }
         with self._database.write_once(durable=False) as connection:
             held = {Lease(*row) for row in connection.execute(_EXTEND, values)}
+        if not held.issuperset(leases):  # lost, or only passed over: then they run
+            with self._database.read() as connection:
+                held |= {Lease(*row) for row in connection.execute(_STILL_RUNNING, values)}
         return held.intersection(leases)
 
     def cancel(self, job_id: str) -> Job | None:
@@ -140,15 +144,14 @@ _CLAIM = Prepared(
     )
     .returning(jobs)
 )
-_kept = locked(
-    select(jobs.c.id)
-    .where(
-        jobs.c.id.in_(bindparam("ids", expanding=True)),
-        jobs.c.lease_token.in_(bindparam("tokens", expanding=True)),
-        is_state([State.RUNNING]),
-    )
-    .order_by(jobs.c.id)
+_leased = and_(
+    jobs.c.id.in_(bindparam("ids", expanding=True)),
+    jobs.c.lease_token.in_(bindparam("tokens", expanding=True)),
+    is_state([State.RUNNING]),
 )
+# whoever keeps one row locked for long must not cost the others their leases
+_kept = locked(select(jobs.c.id).where(_leased).order_by(jobs.c.id), skip_locked=True)
+_STILL_RUNNING = select(jobs.c.id, jobs.c.attempt, jobs.c.lease_token).where(_leased)
 _EXTEND = (
     update(jobs)
     .where(jobs.c.id.in_(select(_kept.c.id)), is_state([State.RUNNING]))

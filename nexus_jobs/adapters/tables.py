@@ -122,6 +122,13 @@ bulks = Table(
     Column("state", Text, nullable=False),
     Column("submitted_at", Double, nullable=False),
     Column("touched_at", Double, nullable=False, comment="when rows were last added"),
+    Column(
+        "ending",
+        Boolean,
+        nullable=False,
+        server_default=false(),
+        comment="given up, and rows of it may still have to be cancelled",
+    ),
 )
 
 idempotency_keys = Table(

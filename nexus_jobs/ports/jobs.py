@@ -172,8 +172,22 @@ class BulkStore(Protocol):
             Conflict: it is no longer importing (given up, or cancelled).
         """
 
-    def cancel_bulk(self, bulk_id: str, to: BulkState = BulkState.CANCELLED) -> list[str]:
-        """Set the bulk's state and cancel its rows that have not ended; the ids of those rows."""
+    def cancel_bulk(self, bulk_id: str, to: BulkState = BulkState.CANCELLED) -> bool:
+        """Give the bulk up, so that it takes no more rows; whether its state allowed that.
+
+        Its rows go on until `cancel_rows` has cancelled them.
+        """
+
+    def cancel_rows(self, bulk_id: str, *, at_most: int) -> list[str]:
+        """Cancel up to `at_most` rows, that have not ended, of a bulk that was given up; their ids.
+        Those that are queued come first.
+
+        A bulk may have a million rows, and whoever cancelled them in one transaction would keep
+        all others waiting meanwhile. If there is none left, the bulk is not `ending` any more.
+        """
+
+    def ending_bulks(self) -> list[str]:
+        """Bulks that were given up and may have rows left for `cancel_rows`."""
 
     def replay_bulk(
         self, bulk_id: str, *, attempts: int, slack_seconds: Sequence[float]

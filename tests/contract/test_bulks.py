@@ -20,6 +20,7 @@ from tests.contract.stores import (
     new_bulk,
     new_id,
     new_job,
+    outcome,
 )
 
 
@@ -33,6 +34,12 @@ def rows_of(bulk: Bulk, count: int, start: int = 0) -> list[NewJob]:
 def bulk_of(store: Store, count: int) -> tuple[Bulk, list[Job]]:
     bulk = store.add_bulk(new_bulk(total=count))
     return bulk, store.add(rows_of(bulk, count))
+
+
+def cancelled_rows(store: Store, bulk: Bulk, at_most: int = 100) -> list[str]:
+    """The ids of the rows that were cancelled, group by group."""
+    groups = iter(lambda: store.cancel_rows(bulk.id, at_most=at_most), [])
+    return sorted(job_id for group in groups for job_id in group)
 
 
 def test_a_bulk_comes_back_as_it_was_added(store: Store) -> None:
@@ -61,7 +68,8 @@ def test_an_imported_bulk_is_accepted_once(store: Store) -> None:
 @pytest.mark.parametrize("to", [BulkState.CANCELLED, BulkState.ABANDONED])
 def test_a_bulk_that_is_given_up_takes_no_more_rows(store: Store, to: BulkState) -> None:
     bulk, rows = bulk_of(store, 2)
-    assert sorted(store.cancel_bulk(bulk.id, to)) == [row.id for row in rows]
+    assert store.cancel_bulk(bulk.id, to)
+    assert cancelled_rows(store, bulk) == [row.id for row in rows]
     late = new_job()
     with pytest.raises(Conflict):
         store.add([late, *rows_of(bulk, 1, start=2)])
@@ -95,8 +103,8 @@ def test_cancelling_a_bulk_cancels_what_has_not_ended(store: Store) -> None:
     (other,) = store.add([new_job()])
     done, runs = claim(store, 2)
     finish(store, [done], Event.SUCCEED)
-    cancelled = store.cancel_bulk(bulk.id)
-    assert sorted(cancelled) == sorted({row.id for row in rows} - {done.id})
+    assert store.cancel_bulk(bulk.id)
+    assert cancelled_rows(store, bulk) == sorted({row.id for row in rows} - {done.id})
     assert store.finish([]) == {}
     assert store.heartbeat([runs.lease], lease_seconds=60.0) == set()
     states = [row.state for row in store.bulk_rows(bulk.id)]
@@ -105,19 +113,93 @@ def test_cancelling_a_bulk_cancels_what_has_not_ended(store: Store) -> None:
     found = store.get_bulk(bulk.id)
     assert found is not None
     assert found.state is BulkState.CANCELLED
-    assert store.cancel_bulk(bulk.id) == []
+    assert not store.cancel_bulk(bulk.id)
+    assert cancelled_rows(store, bulk) == []
+
+
+def test_the_rows_of_a_bulk_are_cancelled_in_groups_the_queued_ones_first(store: Store) -> None:
+    bulk, rows = bulk_of(store, 5)
+    store.accept_bulk(bulk.id)
+    running = [job.id for job in claim(store, 2)]
+    store.cancel_bulk(bulk.id)
+    first, second = (store.cancel_rows(bulk.id, at_most=2) for _ in range(2))
+    assert (len(first), len(second)) == (2, 2)
+    assert {*first, *second} > {row.id for row in rows} - {*running}
+    assert store.ending_bulks() == [bulk.id]
+    assert len(store.cancel_rows(bulk.id, at_most=2)) == 1
+    assert store.cancel_rows(bulk.id, at_most=2) == []
+    assert store.ending_bulks() == []
+    assert {row.state for row in store.bulk_rows(bulk.id)} == {State.CANCELLED}
+
+
+def test_a_row_that_is_replayed_after_its_bulk_was_cancelled_runs(store: Store) -> None:
+    bulk, _ = bulk_of(store, 1)
+    store.accept_bulk(bulk.id)
+    (failed,) = claim(store)
+    finish(store, [failed], Event.FAIL)
+    store.cancel_bulk(bulk.id)
+    assert cancelled_rows(store, bulk) == []
+    store.replay(new_job(id=failed.id))
+    assert cancelled_rows(store, bulk) == []
+    assert [job.id for job in claim(store)] == [failed.id]
+
+
+def test_no_row_escapes_those_who_cancel_a_bulk_while_it_runs(store: Store) -> None:
+    bulk, rows = bulk_of(store, 40)
+    store.accept_bulk(bulk.id)
+    store.cancel_bulk(bulk.id)
+
+    def run() -> None:
+        while claimed := claim(store, 3):
+            store.finish([outcome(job, Event.RELEASE) for job in claimed])
+
+    with ThreadPoolExecutor(4) as threads:
+        running = [threads.submit(run) for _ in range(2)]
+        cancelling = [threads.submit(cancelled_rows, store, bulk, 3) for _ in range(2)]
+    for each in running:
+        each.result()
+    ids = [job_id for each in cancelling for job_id in each.result()] + cancelled_rows(store, bulk)
+    assert sorted(ids) == [row.id for row in rows]
+    assert store.ending_bulks() == []
+
+
+def test_each_of_two_who_cancel_a_bulk_at_once_gets_to_the_end(store: Store) -> None:
+    for _ in range(5):
+        bulk, rows = bulk_of(store, 40)
+        store.cancel_bulk(bulk.id)
+        start = Barrier(2)
+
+        def cancel(bulk: Bulk = bulk, start: Barrier = start) -> tuple[list[str], int]:
+            start.wait()
+            ids = cancelled_rows(store, bulk, 4)
+            return ids, store.bulk_progress(bulk.id).counts[State.CANCELLED]
+
+        with ThreadPoolExecutor(2) as threads:
+            ends = [each.result() for each in [threads.submit(cancel) for _ in range(2)]]
+        assert sorted(ends[0][0] + ends[1][0]) == [row.id for row in rows]
+        assert [count for _, count in ends] == [40, 40]
+
+
+def test_rows_are_cancelled_of_no_bulk_that_is_not_given_up(store: Store) -> None:
+    bulk, _ = bulk_of(store, 2)
+    assert cancelled_rows(store, bulk) == []
+    store.accept_bulk(bulk.id)
+    assert cancelled_rows(store, bulk) == []
+    assert store.ending_bulks() == []
 
 
 def test_an_accepted_bulk_cannot_be_abandoned(store: Store) -> None:
     bulk, rows = bulk_of(store, 2)
     accepted = store.accept_bulk(bulk.id)
-    assert store.cancel_bulk(bulk.id, BulkState.ABANDONED) == []
+    assert not store.cancel_bulk(bulk.id, BulkState.ABANDONED)
+    assert cancelled_rows(store, bulk) == []
     assert store.get_bulk(bulk.id) == accepted
     assert len(claim(store, 10)) == len(rows)
 
 
 def test_an_unknown_bulk_has_nothing_to_cancel_or_read(store: Store) -> None:
-    assert store.cancel_bulk(new_id()) == []
+    assert not store.cancel_bulk(new_id())
+    assert store.cancel_rows(new_id(), at_most=1) == []
     assert list(store.bulk_rows(new_id())) == []
 
 
@@ -136,6 +218,7 @@ def test_rows_that_arrive_while_a_bulk_is_cancelled_do_not_escape(store: Store) 
             start.wait()
             eventually(lambda bulk=bulk: store.bulk_progress(bulk.id).counts[State.QUEUED])
             store.cancel_bulk(bulk.id)
+            cancelled_rows(store, bulk)
         assert feeding.exception() is None or isinstance(feeding.exception(), Conflict)
         assert {row.state for row in store.bulk_rows(bulk.id)} == {State.CANCELLED}
 
@@ -217,7 +300,7 @@ def test_an_import_without_new_rows_goes_stale(store: Store) -> None:
     store.accept_bulk(accepted.id)
     assert store.stale_imports(60.0) == []
     assert eventually(lambda: store.stale_imports(0.02)) == [bulk.id]
-    assert store.cancel_bulk(bulk.id, BulkState.ABANDONED) == []
+    assert store.cancel_bulk(bulk.id, BulkState.ABANDONED)
     assert store.stale_imports(0.0) == []
 
 

@@ -230,6 +230,21 @@ def test_a_connection_lost_in_a_transaction_is_unavailable_once(
     database.close()
 
 
+def test_a_heartbeat_waits_for_nobody_and_loses_no_lease_by_that(empty_postgres: str) -> None:
+    store = SqlStore(empty_postgres, pool_size=2)
+    store.add([new_job(), new_job()])
+    jobs = claim(store, 2, lease_seconds=-1.0)
+    leases = {job.lease for job in jobs}
+    with ThreadPoolExecutor(1) as threads, store._database.write() as connection:
+        lock = text("SELECT 1 FROM jobs WHERE id = :id FOR UPDATE")
+        connection.execute(lock, {"id": jobs[0].id})
+        beat = threads.submit(store.heartbeat, list(leases), lease_seconds=60.0)
+        held = beat.result(timeout=5)
+    assert held == leases
+    assert list(store.requeue_lapsed()) == [jobs[0].id]
+    store.close()
+
+
 def test_an_error_never_shows_a_prompt(sql_store: Store) -> None:
     job = new_job(request=Request(model="m", prompt=SECRET))
     sql_store.add([job])

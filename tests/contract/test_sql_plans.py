@@ -60,10 +60,20 @@ def fill(store: Store, database: Database) -> Bulk:
     store.add([new_job(model="n", expires_in=1e6 if i % 9 else None) for i in range(500)])
     kept = {"digest": "d", "seconds": 1e6}
     store.add([new_job(idempotency=Idempotency(key=str(i), **kept)) for i in range(500)])
-    with database.read() as connection:  # as the server's own housekeeping would do
+    tidy(database)
+    return bulk
+
+
+def tidy(database: Database) -> None:
+    """As the server's own housekeeping would do."""
+    with database.read() as connection:
         connection.execute(text("VACUUM"))
         connection.execute(text("ANALYZE"))
-    return bulk
+
+
+def give_up(store: Store, bulk_id: str) -> None:
+    assert store.cancel_bulk(bulk_id)
+    store.cancel_rows(bulk_id, at_most=9)
 
 
 CALLS: list[tuple[str, Callable[[Store, str], object]]] = [
@@ -75,6 +85,7 @@ CALLS: list[tuple[str, Callable[[Store, str], object]]] = [
     ("ix_jobs_expiry", lambda store, _: store.expire_overdue()),
     ("uq_jobs_bulk_row", lambda store, bulk_id: list(store.bulk_rows(bulk_id, chunk=100))),
     ("ix_jobs_bulk_progress", lambda store, bulk_id: store.bulk_progress(bulk_id)),
+    ("ix_jobs_bulk_progress", lambda store, bulk_id: give_up(store, bulk_id)),
     ("ix_results_fingerprint", lambda store, _: store.find_results(["f1"], max_age=9.0)),
     ("ix_idempotency_keys_expiry", lambda store, _: store.forget_keys()),
 ]
@@ -91,4 +102,20 @@ def test_each_statement_uses_its_index(sql_store: Store, database_url: str) -> N
         ]
         plans = "\n".join(plan(database, statement) for statement in reading)
         assert index in plans, plans
+    database.close()
+
+
+def test_the_rows_left_of_a_bulk_are_found_by_an_index_though_nearly_all_rows_are_its(
+    sql_store: Store, database_url: str
+) -> None:
+    """Otherwise each group of rows to cancel would pass by all that were cancelled before."""
+    database = Database(database_url, pool_size=1)
+    bulk = sql_store.add_bulk(new_bulk())
+    sql_store.add([new_job(bulk_id=bulk.id, bulk_index=i) for i in range(2000)])
+    tidy(database)
+    sql_store.cancel_bulk(bulk.id)
+    with statements() as sent:
+        sql_store.cancel_rows(bulk.id, at_most=10)
+    (choosing,) = (each for each in sent if "LIMIT" in each[0])
+    assert plan(database, choosing).count("ix_jobs_bulk_progress") == 2
     database.close()

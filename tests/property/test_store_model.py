@@ -168,7 +168,13 @@ class TwoStores(RuleBasedStateMachine):
     @rule(which=NUMBERS, to=st.sampled_from([BulkState.CANCELLED, BulkState.ABANDONED]))
     def cancel_bulk(self, which: int, to: BulkState) -> None:
         bulk_id = self.bulk_ids[which % len(self.bulk_ids)]
-        self.both(lambda store, _: store.cancel_bulk(bulk_id, to), each=sorted)
+        self.both(lambda store, _: store.cancel_bulk(bulk_id, to))
+
+    @precondition(lambda self: self.bulk_ids)
+    @rule(which=NUMBERS)
+    def cancel_rows(self, which: int) -> None:
+        bulk_id = self.bulk_ids[which % len(self.bulk_ids)]
+        self.both(lambda store, _: store.cancel_rows(bulk_id, at_most=100), each=sorted)
 
     @rule(
         model=st.sampled_from(MODELS),
@@ -268,6 +274,7 @@ class TwoStores(RuleBasedStateMachine):
         self.both(lambda store, _: store.get_many(self.ids))
         self.both(lambda store, _: store.counts())
         self.both(lambda store, _: store.backlog(MODELS, 3))
+        self.both(lambda store, _: store.ending_bulks(), each=sorted)
         self.both(lambda store, _: list(store.search(JobFilter(state=State.QUEUED), limit=5)))
         self.both(lambda store, _: store.find_results(["f"], max_age=1000.0))
         for bulk_id in self.bulk_ids:

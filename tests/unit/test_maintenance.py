@@ -3,10 +3,12 @@
 import pytest
 
 from nexus_jobs.fleet import ModelState, ServedModel, WorkerReport
-from nexus_jobs.job import Idempotency, NewJob, Request
+from nexus_jobs.job import Bulk, BulkState, Idempotency, NewJob, Request
 from nexus_jobs.maintenance import Maintenance
 from nexus_jobs.models import ModelConfig
+from nexus_jobs.ports import Channel
 from nexus_jobs.route import Route
+from nexus_jobs.states import State
 from tests.unit.memory_services import ask
 
 
@@ -30,6 +32,46 @@ def test_a_round_forgets_keys_whose_time_is_over(services, maintenance):
     again = Idempotency(key="young", digest="d", seconds=60.0)
     (job,) = store.add([NewJob(id="new", request=ask(), slack=0.0, idempotency=again)])
     assert job.id == "young"
+
+
+@pytest.fixture
+def bulk(services) -> Bulk:
+    """A bulk of five rows that was cancelled by an API process that died before the rows were."""
+    store = services.platform.store
+    new = Bulk(
+        id="b", model="simulated", filename="", columns=["prompt"], total=5,
+        state=BulkState.IMPORTING, submitted_at=0.0,
+    )  # fmt: skip
+    bulk = store.add_bulk(new)
+    store.add(
+        [
+            NewJob(id=str(i), request=ask(), slack=0.0, bulk_id="b", bulk_index=i, cells=["x"])
+            for i in range(5)
+        ]
+    )
+    store.accept_bulk("b")
+    store.cancel_bulk("b")
+    return bulk
+
+
+def test_what_a_killed_process_left_of_a_cancelled_bulk_is_cancelled(services, maintenance, bulk):
+    heard = {channel: [] for channel in Channel}
+    for channel, ids in heard.items():
+        services.platform.signals.listen(channel, ids.extend)
+    maintenance.round()
+    rows = services.platform.store.bulk_rows(bulk.id)
+    assert {row.state for row in rows} == {State.CANCELLED}
+    assert all(sorted(ids) == list("01234") for ids in heard.values())
+
+
+def test_a_round_cancels_a_bounded_number_of_rows(services, maintenance, bulk, monkeypatch):
+    monkeypatch.setattr("nexus_jobs.maintenance.TELL_JOBS", 2)
+    monkeypatch.setattr("nexus_jobs.maintenance.CANCELLED_GROUPS", 2)
+    progress = services.platform.store.bulk_progress
+    maintenance.round()
+    assert progress(bulk.id).counts[State.CANCELLED] == 4
+    maintenance.round()
+    assert progress(bulk.id).counts[State.CANCELLED] == 5
 
 
 class TestFailedModels:

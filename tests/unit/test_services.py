@@ -270,6 +270,16 @@ class TestBulks:
         for _ in range(2):
             assert services.bulks.cancel(bulk.id).state == "cancelled"
 
+    def test_a_bulk_is_cancelled_in_groups(self, services, monkeypatch):
+        monkeypatch.setattr("nexus_jobs.bulk_service.CANCELLED_ROWS", 2)
+        bulk = self.submit(services, "prompt\na\nb\nc\n")
+        assert services.bulks.cancel(bulk.id).counts[State.CANCELLED] == 3
+
+    def test_cancelling_again_goes_on_where_the_first_time_broke_off(self, services):
+        bulk = self.submit(services, "prompt\na\nb\nc\n")
+        services.platform.store.cancel_bulk(bulk.id)
+        assert services.bulks.cancel(bulk.id).counts[State.CANCELLED] == 3
+
     def test_an_import_is_not_finished_before_every_row_is_in(self, services, monkeypatch):
         seen = []
         accept = services.platform.store.accept_bulk
