@@ -34,7 +34,8 @@ class RedisCache:
             log.warning("cache.unread", reason=str(error))
             return {}
         found = zip(fingerprints, cast("list[bytes | None]", values), strict=True)
-        return {name: _decode(value) for name, value in found if value is not None}
+        decoded = ((name, _decode(value)) for name, value in found if value is not None)
+        return {name: result for name, result in decoded if result is not None}
 
     def put(self, results: Mapping[str, Result]) -> None:
         try:
@@ -46,6 +47,9 @@ class RedisCache:
             log.warning("cache.unwritten", results=len(results), reason=str(error))
 
 
-def _decode(value: bytes) -> Result:
-    fields = orjson.loads(value)
-    return Result(**{**fields, "finish_reason": FinishReason(fields["finish_reason"])})
+def _decode(value: bytes) -> Result | None:
+    try:
+        fields = orjson.loads(value)
+        return Result(**{**fields, "finish_reason": FinishReason(fields["finish_reason"])})
+    except (ValueError, TypeError, KeyError):  # written by another version; as good as not there
+        return None

@@ -59,6 +59,24 @@ def test_a_redis_that_is_away_has_nothing_and_hurts_nobody(dead_link):
     assert cache.find(["a"]) == {}
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"{",
+        b"[]",
+        b'"text"',
+        b'{"text": "x"}',
+        b'{"text": "x", "finish_reason": "bored"}',
+        b'{"text": "x", "finish_reason": "stop", "thoughts": ""}',
+    ],
+)
+def test_what_another_version_wrote_is_as_good_as_not_there(link, value):
+    cache = RedisCache(link, ttl_seconds=60)
+    cache.put({"a": result(), "b": result()})
+    link.client.set("nexus:result:a", value)
+    assert cache.find(["a", "b"]) == {"b": result()}
+
+
 def test_the_nearest_level_answers_and_a_find_fills_the_nearer_ones(link):
     store = MemoryStore()
     new = NewJob(id="j", request=Request(model="m", prompt="p"), slack=0, fingerprint="f")
