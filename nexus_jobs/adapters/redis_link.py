@@ -40,7 +40,7 @@ class RedisLink:
         # one more try at once, since a kept connection may just have gone stale
         self.client = redis.Redis.from_url(url, **SOCKET, retry=_AGAIN)
         self._quiet_until = 0.0
-        self._turn = threading.Lock()
+        self._turn = threading.RLock()
         self._kept: Any = None  # the methods of a connection have no types
 
     def call(self, *command: str | bytes) -> Any:
@@ -75,4 +75,14 @@ class RedisLink:
     ) -> None:
         if isinstance(error, (redis.RedisError, OSError)):
             self._quiet_until = time.monotonic() + QUIET_SECONDS
+            if isinstance(error, redis.ReadOnlyError):
+                self._let_go()
             raise QueueUnavailable(f"Redis did not answer: {error}") from error
+
+    def _let_go(self) -> None:
+        """Leave a server that is no master any more and never hangs up; the address may lead to
+        another one by now."""
+        self.client.connection_pool.disconnect(inuse_connections=False)
+        with self._turn:
+            if self._kept is not None:
+                self._kept.disconnect()
