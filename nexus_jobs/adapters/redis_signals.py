@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -22,6 +23,13 @@ log = structlog.get_logger(__name__)
 _PREFIX = "nexus:signal:"
 _HINTS: TypeAdapter[Hints] = TypeAdapter(dict[str, Ending | None])
 RECONNECT_SECONDS = 1.0
+ASK_SECONDS = 1.0
+"""A listener that has heard nothing for so long asks Redis whether it is still there."""
+DEAF_SECONDS = 5.0
+"""A listener that has not even heard an answer to that for so long connects anew. Somewhere on the
+way its connection was forgotten, and nobody will ever say so. A Redis that is only busy answers
+sooner: a request on any other connection gives up after a second.
+"""
 MESSAGE_JOBS = 250
 """Jobs in one message; Redis drops listeners that have too many bytes outstanding."""
 LONGEST_TEXT = 16_384
@@ -68,13 +76,20 @@ class RedisSignals:
         pubsub: Any = self._link.client.pubsub  # the client's own types leave it out
         with pubsub(ignore_subscribe_messages=True) as subscription:
             subscribed: set[bytes] = set()
+            heard_at = time.monotonic()
             while not self._closed.is_set():
                 if new := self._heard.keys() - subscribed:
                     subscription.subscribe(*new)
                     subscribed |= new
-                message = subscription.get_message(timeout=1.0)
-                if message is not None:
+                message = subscription.get_message(timeout=ASK_SECONDS)
+                if message is None:
+                    if time.monotonic() - heard_at > DEAF_SECONDS:
+                        raise redis.TimeoutError("Redis answers no ping")
+                    subscription.ping()
+                    continue
+                if message["type"] == "message":
                     self._pass_on(message)
+                heard_at = time.monotonic()
 
     def _pass_on(self, message: Mapping[str, bytes]) -> None:
         try:

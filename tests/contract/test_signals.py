@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
+from nexus_jobs.adapters import redis_signals
 from nexus_jobs.adapters.memory_queue import MemorySignals
+from nexus_jobs.adapters.redis_link import RedisLink
 from nexus_jobs.adapters.redis_signals import LONGEST_TEXT, RedisSignals
+from nexus_jobs.chaos.proxy import Proxy
 from nexus_jobs.job import FinishReason, Result
 from nexus_jobs.ports import Channel, Ending
 from nexus_jobs.states import State
@@ -120,6 +124,38 @@ def test_listening_goes_on_after_the_connection_was_cut(link):
     heard.clear()
     sent_until_heard(signals, Channel.ENDED, ["after"], heard)
     assert list(heard[-1]) == ["after"]
+    signals.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    for name, seconds in (("ASK", 0.05), ("DEAF", 0.2), ("RECONNECT", 0.01)):
+        monkeypatch.setattr(redis_signals, f"{name}_SECONDS", seconds)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_listening_goes_on_after_the_connection_was_forgotten(valkey, link):
+    with closing(Proxy(("127.0.0.1", valkey.port))) as proxy:
+        signals, heard = RedisSignals(RedisLink(f"redis://127.0.0.1:{proxy.port}/0")), []
+        signals.listen(Channel.ENDED, heard.append)
+        sender = RedisSignals(link)
+        sent_until_heard(sender, Channel.ENDED, ["before"], heard)
+        proxy.forget()
+        heard.clear()
+        sent_until_heard(sender, Channel.ENDED, ["after"], heard)
+        signals.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_connection_on_which_nothing_is_said_is_kept(link):
+    signals = RedisSignals(link)
+    signals.listen(Channel.ENDED, lambda _: None)
+
+    def listeners():
+        return {one["id"]: int(one["age"]) for one in link.client.client_list(_type="pubsub")}
+
+    (first,) = until(listeners, timeout=5)
+    until(lambda: listeners()[first] >= 2, timeout=5)
     signals.close()
 
 
