@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
 
 from nexus_jobs.adapters.database import Database, now
-from nexus_jobs.adapters.sql_upsert import upsert
+from nexus_jobs.adapters.sql_upsert import insert_or_lock, upsert
 from nexus_jobs.adapters.tables import assignments, model_versions, models
 from nexus_jobs.fleet import Measured, Origin, RegisteredModel, Wanted
 from nexus_jobs.models import ModelConfig
@@ -92,9 +92,10 @@ def _named(name: str) -> Any:
 def _register(connection: Connection, model: ModelConfig, origin: Origin, place: int) -> None:
     """Add a model or a version; what did not change keeps its number."""
     config = model.model_dump(mode="json")
-    known = connection.execute(_named(model.name).with_for_update()).one_or_none()
     row = {"name": model.name, "position": place, "origin": origin}
-    if known is not None and ModelConfig.model_validate(known.config) == model:
+    is_new = insert_or_lock(connection, models, {**row, "config": config})
+    known = connection.execute(_named(model.name)).one()
+    if not is_new and ModelConfig.model_validate(known.config) == model:
         upsert(connection, models, [{**row, "config": config}])
         return
     newest = select(func.coalesce(func.max(model_versions.c.version), 0))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 
 import pytest
 
@@ -109,6 +111,22 @@ def test_a_change_makes_a_version_and_the_same_again_does_not(store: Store) -> N
     assert not store.remove_model("a")
     assert store.registered() == []
     assert store.register(A).version == 4
+
+
+def test_a_model_that_several_register_at_once_has_one_first_version(store: Store) -> None:
+    new = [ModelConfig(name=f"m{i}", type="simulated") for i in range(5)]
+    start = Barrier(4)
+
+    def sync() -> None:
+        store.models()  # so that all have a connection
+        start.wait()
+        store.sync_models(new)
+
+    with ThreadPoolExecutor(4) as threads:
+        for each in [threads.submit(sync) for _ in range(4)]:
+            each.result()
+    assert store.models() == new
+    assert [len(store.versions(model.name)) for model in new] == [1] * 5
 
 
 def test_what_is_wanted_and_measured_is_kept_until_there_is_a_new_version(store: Store) -> None:
