@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection
+from contextlib import suppress
 
+from nexus_jobs.errors import StoreUnavailable
 from nexus_jobs.job import Job, Lease
 from nexus_jobs.ports import JobStore
 
@@ -69,13 +71,17 @@ class Claims:
 
         Those that merely wait here when one of them kills the process lose an attempt as well.
 
+        If the database goes away after the first, that one is all there is.
+
         Raises:
             StoreUnavailable: none was claimed.
         """
         first = self._claim(1, suspects=True)
         if not first or limit == 1 or first[0].is_last_attempt:
             return first, []
-        more = self._claim(limit - 1, suspects=True)
+        more: list[Job] = []
+        with suppress(StoreUnavailable):
+            more = self._claim(limit - 1, suspects=True)
         back = [job for job in more if job.is_last_attempt]
         return [*first, *(job for job in more if not job.is_last_attempt)], back
 

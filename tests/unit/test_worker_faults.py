@@ -1,5 +1,6 @@
 """What a worker promises when an engine or the database fails it."""
 
+import itertools
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -103,6 +104,27 @@ def test_suspects_with_and_without_a_further_attempt_never_meet(start):
     assert [job.attempt for job in jobs] == [3, 3, 2, 2, 2]
     assert all(rows == {job} for job in last for rows in seen if job in rows)
     assert set(others) in seen
+
+
+def test_a_suspect_runs_though_the_database_goes_away_before_the_next_is_claimed(start):
+    ids = []
+
+    def before(worker):
+        ids.extend(make_suspects(worker, 3))
+        claim, searches = worker.store.claim, itertools.count(1)
+
+        def away_once(*arguments, suspects=False, **named):
+            if suspects and next(searches) == 2:
+                raise StoreUnavailable("away")
+            return claim(*arguments, suspects=suspects, **named)
+
+        worker.store.claim = away_once
+
+    worker = start(slow_engine, EIGHT, before=before)
+    jobs = worker.ended([*ids, *worker.add("x")])
+    assert [(job.state, job.attempt) for job in jobs] == [(State.SUCCEEDED, 2)] * 3 + [
+        (State.SUCCEEDED, 1)
+    ]
 
 
 def test_a_suspect_waits_for_the_running_batch_and_nobody_joins_before_it(start, monkeypatch):
