@@ -34,8 +34,7 @@ _LONGEST_MESSAGE: Final = 300
 _FINISH: Final = {"length": FinishReason.LENGTH}
 _BUSY: Final = {429, 503}
 _INVALID: Final = {400, 413, 422}
-_UNUSABLE: Final = {401, 403, 404, 405}
-"""Whatever is asked, the answer would be the same."""
+_REFUSED: Final = {401, 403, 404, 405}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +44,10 @@ class Piece:
     text: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+
+
+class Refused(UpstreamError):
+    """The server will not do this: it may be this request alone, or whatever it is asked."""
 
 
 class _Busy(Exception):
@@ -58,8 +61,8 @@ class _Busy(Exception):
 class Completions:
     """The model of a server. All methods belong on one event loop.
 
-    Those that talk to the server raise ModelUnavailable if it cannot be reached or will not do
-    this for anybody, and wait while it is busy.
+    Those that talk to the server raise ModelUnavailable if it cannot be reached, and wait while it
+    is busy.
 
     Raises:
         ModelUnavailable: there is no key where it should be.
@@ -81,7 +84,11 @@ class Completions:
         )
 
     async def find_model(self) -> str:
-        """Look for the model among those of the server, and return the name that it has there."""
+        """Look for the model among those of the server, and return the name that it has there.
+
+        Raises:
+            ModelUnavailable: it is not there, or the server does not let us look.
+        """
         listed = await self._listed()
         meant = self._options.model
         if listed is not None:
@@ -110,6 +117,7 @@ class Completions:
 
         Raises:
             InvalidRequest: the server does not take it.
+            Refused: it must not, or knows no such thing.
             UpstreamError: it failed, or broke off its answer.
         """
         return self._pieces("chat/completions", {"messages": messages, **parameters})
@@ -166,8 +174,8 @@ class Completions:
             raise _Busy(told, answer.headers.get("Retry-After", ""))
         if answer.status_code in _INVALID:
             raise InvalidRequest.of("refused_upstream", told)
-        if answer.status_code in _UNUSABLE:
-            raise ModelUnavailable(told)
+        if answer.status_code in _REFUSED:
+            raise Refused(told)
         raise UpstreamError(told)
 
 

@@ -12,10 +12,10 @@ from typing import Final
 import orjson
 import structlog
 
-from nexus_jobs.adapters.engines.completions import Completions, Json, Piece
+from nexus_jobs.adapters.engines.completions import Completions, Json, Piece, Refused
 from nexus_jobs.adapters.engines.words import WordTokenizer, token_id
 from nexus_jobs.engine import Progress, Tokenizer, TokenSequence
-from nexus_jobs.errors import ModelUnavailable, NexusError, UpstreamError
+from nexus_jobs.errors import InvalidRequest, ModelUnavailable, NexusError, UpstreamError
 from nexus_jobs.job import Message, SamplingParams
 from nexus_jobs.models import ModelConfig
 
@@ -29,6 +29,7 @@ _BEYOND_OPENAI: Final = ("top_k", "repetition_penalty", "min_tokens", "ignore_eo
 """What vLLM and others take besides OpenAI's own parameters; sent only where it is asked for."""
 
 _PLAIN: Final = SamplingParams()
+_TRIAL: Final = TokenSequence("trial", (token_id("Hello"),), SamplingParams(max_tokens=1))
 
 
 class ChatTokenizer(WordTokenizer):
@@ -41,8 +42,8 @@ class ChatTokenizer(WordTokenizer):
 class UpstreamEngine:
     """Its rows run side by side on a thread of its own; a step gathers what came of them.
 
-    A server that cannot be reached is a dead engine. One that is too busy is asked again for as
-    long as the row may run.
+    A server that cannot be reached, or refuses whatever it is asked, is a dead engine. One that is
+    too busy is asked again for as long as the row may run.
     """
 
     reproducible = False
@@ -118,8 +119,7 @@ class UpstreamEngine:
 
     async def _run(self, row: TokenSequence) -> None:
         try:
-            async for piece in self._pieces(row):
-                self._news.put(_progress(row.id, piece))
+            await self._answer(row)
         except ModelUnavailable as error:
             self._news.put(error)
         except NexusError as error:
@@ -127,6 +127,26 @@ class UpstreamEngine:
         except Exception as error:  # it would be lost with the task
             log.exception("upstream.failed", url=self._server.url)
             self._news.put(Progress(row.id, (), error=UpstreamError(type(error).__name__)))
+
+    async def _answer(self, row: TokenSequence) -> None:
+        try:
+            async for piece in self._pieces(row):
+                self._news.put(_progress(row.id, piece))
+        except Refused as error:
+            if await self._refuses_a_trial():
+                raise ModelUnavailable(str(error)) from error
+            raise
+
+    async def _refuses_a_trial(self) -> bool:
+        """Whether the server refuses what nobody could object to, and so would any row."""
+        try:
+            async for _ in self._pieces(_TRIAL):
+                pass
+        except Refused:
+            return True
+        except (UpstreamError, InvalidRequest):  # whatever ails it, it did not refuse
+            return False
+        return False
 
     def _pieces(self, row: TokenSequence) -> AsyncIterator[Piece]:
         text, parameters = self.tokenizer.decode(row.prompt), _parameters(row.params)

@@ -191,7 +191,32 @@ def test_half_an_answer_is_none(fake: Fake, events: list[object], reason: str) -
             raise end.error or AssertionError
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("status", [401, 403, 404, 405])
+def test_what_is_refused_while_a_trial_is_not_is_the_rows_own_affair(
+    fake: Fake, status: int
+) -> None:
+    fake.answers = [
+        lambda handler: handler.reply(status, {"error": {"message": "flagged"}}),
+        whole,
+    ]
+    with engine_on(fake) as engine:
+        error = end_of(engine, "something wicked").error
+        assert isinstance(error, UpstreamError)
+        assert str(error).endswith(f"{status}: flagged")
+        assert end_of(engine).finish_reason is FinishReason.STOP
+    assert "wicked" not in json.dumps(fake.asked[1])
+
+
+def test_a_trial_that_fails_is_not_refused(fake: Fake) -> None:
+    fake.answers = [
+        lambda handler: handler.reply(403, {"error": {"message": "flagged"}}),
+        lambda handler: handler.reply(500, {"error": {"message": "boom"}}),
+    ]
+    with engine_on(fake) as engine, pytest.raises(UpstreamError, match="403: flagged"):
+        raise end_of(engine).error or AssertionError
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405])
 def test_what_nobody_would_be_answered_is_a_dead_engine(fake: Fake, status: int) -> None:
     fake.answers = [lambda handler: handler.reply(status, {"error": {"message": "go away"}})]
     with engine_on(fake) as engine, pytest.raises(ModelUnavailable, match=f"{status}: go away"):
