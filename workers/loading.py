@@ -20,7 +20,9 @@ from workers import memory
 log = structlog.get_logger(__name__)
 
 RELOAD_SECONDS: Final = 15.0
-"""How long to wait before loading is tried again after it failed; doubled each time."""
+"""How long to wait before loading is tried again after it failed; doubled each time. An engine that
+does not live for so long was loaded in vain, which is a failure too.
+"""
 LONGEST_RELOAD_SECONDS: Final = 300.0
 
 
@@ -62,14 +64,16 @@ class Loader:
         self._build = build
         self._stopping = stopping
         self._become = become
+        self._rest = 0.0
+        """Seconds to wait before the next try."""
+        self._loaded_at = 0.0
 
     def load(self) -> Loaded | None:
         """The engine when it is warm; None if `stopping` was set before."""
-        pause = RELOAD_SECONDS
-        while not self._stopping.is_set():
+        while not self._stopping.wait(self._rest):
             self._become(ModelState.LOADING)
             try:
-                return self._try()
+                loaded = self._try()
             except Exception as error:  # what a library makes of a broken file is not foreseen
                 log.error(
                     "model.failed",
@@ -77,10 +81,23 @@ class Loader:
                     reason=_reason(error),
                     exc_info=not isinstance(error, NexusError),
                 )
-                self._become(ModelState.FAILED, _reason(error))
-            self._stopping.wait(pause)
-            pause = min(2 * pause, LONGEST_RELOAD_SECONDS)
+                self._fail(_reason(error))
+            else:
+                self._loaded_at = time.monotonic()
+                return loaded
         return None
+
+    def died(self, reason: str) -> None:
+        """The engine is gone that was loaded last; `load` is to bring another."""
+        if time.monotonic() - self._loaded_at < RELOAD_SECONDS:
+            self._fail(reason)
+        else:
+            self._rest = 0.0
+            self._become(ModelState.LOADING, reason)
+
+    def _fail(self, reason: str) -> None:
+        self._rest = min(max(2 * self._rest, RELOAD_SECONDS), LONGEST_RELOAD_SECONDS)
+        self._become(ModelState.FAILED, reason)
 
     def _try(self) -> Loaded:
         started, before = time.monotonic(), memory.resident() or 0.0

@@ -143,7 +143,7 @@ class ModelRunner:
                 self._serve(loaded)
             except ModelUnavailable as error:  # it died; another may live
                 log.error("engine.died", model=self.model.name, reason=str(error))
-                self._become(ModelState.LOADING, str(error))
+                self._loader.died(str(error))
             finally:
                 self._end_serving()
                 loaded.engine.close()

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from nexus_jobs.errors import ModelUnavailable, StoreUnavailable
+from nexus_jobs.errors import StoreUnavailable
 from nexus_jobs.fleet import ModelState, Wanted
 from nexus_jobs.models import ModelConfig
 from nexus_jobs.states import State
@@ -146,26 +146,6 @@ def test_a_failed_load_says_why_and_is_tried_again_while_another_model_runs(star
     mended.set()
     until(lambda: is_in(worker, ModelState.READY, "other"))
     assert report(worker, "other").reason is None
-
-
-def test_a_failed_load_is_tried_less_and_less_often(monkeypatch):
-    pauses = []
-
-    class Stopping(threading.Event):
-        def wait(self, timeout=None):
-            pauses.append(timeout)
-            if len(pauses) == 7:
-                self.set()
-            return self.is_set()
-
-    def missing(model):
-        raise ModelUnavailable("not here")
-
-    loader = loading.Loader(
-        MODEL, build=missing, stopping=Stopping(), become=lambda state, reason=None: None
-    )
-    assert loader.load() is None
-    assert pauses == [15, 30, 60, 120, 240, 300, 300]
 
 
 def test_while_the_database_is_away_a_worker_keeps_what_it_has(start, monkeypatch):

@@ -12,7 +12,6 @@ from nexus_jobs.adapters.engines.simulated import SimulatedEngine
 from nexus_jobs.engine import Progress
 from nexus_jobs.errors import (
     InvalidRequest,
-    ModelUnavailable,
     OutOfMemory,
     StoreUnavailable,
     UpstreamError,
@@ -264,46 +263,6 @@ def test_a_worker_that_was_stopped_as_a_whole_is_not_stuck(start, monkeypatch):
         worker.device._extend_leases()
     assert {job.state for job in worker.ended([job])} == {State.SUCCEEDED}
     assert not ended.is_set()
-
-
-class Mortal(SimulatedEngine):
-    """The first of them dies of its second batch, as an engine's process may."""
-
-    def __init__(self, model, made):
-        super().__init__(SimulatedTimes(), model.max_batch_size, 256)
-        made.append(self)
-        self._dies_after = 4 if len(made) == 1 else 1000
-
-    def admit(self, sequences):
-        self._live()
-        super().admit(sequences)
-
-    def _live(self):
-        self._dies_after -= 1
-        if self._dies_after < 0:
-            raise ModelUnavailable("its process has died")
-
-
-class DiesInAStep(Mortal):
-    """It dies while rows run, as a server that cannot be reached any more."""
-
-    def admit(self, sequences):
-        SimulatedEngine.admit(self, sequences)
-
-    def step(self):
-        if "warm-up/0" not in self._rows:
-            self._live()
-        return super().step()
-
-
-@pytest.mark.parametrize("kind", [Mortal, DiesInAStep])
-def test_an_engine_that_has_died_is_built_anew_and_costs_no_attempt(start, kind):
-    made = []
-    worker = start(lambda model: kind(model, made))
-    worker.ended(worker.add("before"))
-    jobs = worker.ended(worker.add(*["after"] * 6, max_tokens=5, ignore_eos=True))
-    assert {(job.state, job.attempt) for job in jobs} == {(State.SUCCEEDED, 1)}
-    assert len(made) == 2
 
 
 class FailsRows(SimulatedEngine):

@@ -18,7 +18,7 @@ from tests.unit.memory_worker import (
     report,
     unassign,
 )
-from workers import device
+from workers import device, loading
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +37,7 @@ class Moody(Kept):
 
 
 def test_an_engine_that_fails_its_health_check_is_replaced_and_the_reason_told(start, monkeypatch):
+    monkeypatch.setattr(loading, "RELOAD_SECONDS", 0.0)  # no engine dies too soon
     built, let_go = [], threading.Event()
 
     def build(model):
