@@ -34,6 +34,8 @@ _LONGEST_MESSAGE: Final = 300
 _FINISH: Final = {"length": FinishReason.LENGTH}
 _BUSY: Final = {429, 503}
 _INVALID: Final = {400, 413, 422}
+_MOST_TOKENS: Final = 2**31 - 1
+"""What the database can hold."""
 _REFUSED: Final = {401, 403, 404, 405}
 
 
@@ -211,12 +213,22 @@ def _authorization(config: ModelConfig) -> dict[str, str]:
 def _piece(chunk: Json) -> Piece:
     """What a chunk tells; one that only tells the usage has no choice."""
     [choice] = chunk["choices"] or [{}]
-    finish, usage = choice.get("finish_reason"), chunk.get("usage")
+    finish = choice.get("finish_reason")
     return Piece(
         choice.get("text") or (choice.get("delta") or {}).get("content") or "",
         _FINISH.get(finish, FinishReason.STOP) if finish else None,
-        Usage(usage["prompt_tokens"], usage["completion_tokens"]) if usage else None,
+        _usage(chunk.get("usage")),
     )
+
+
+def _usage(told: Any) -> Usage | None:
+    """What the server has counted; None if that cannot be, for then we count ourselves."""
+    if not isinstance(told, dict):
+        return None
+    counts: list[Any] = [told.get("prompt_tokens"), told.get("completion_tokens")]
+    if all(type(count) is int and 0 <= count <= _MOST_TOKENS for count in counts):
+        return Usage(*counts)
+    return None
 
 
 def _told(url: str, answer: httpx.Response) -> str:

@@ -14,7 +14,7 @@ import pytest
 
 from nexus_jobs.adapters.engines import completions
 from nexus_jobs.adapters.engines.build import build_engine
-from nexus_jobs.engine import Engine, Progress, TokenSequence
+from nexus_jobs.engine import Engine, Progress, TokenSequence, Usage
 from nexus_jobs.errors import EngineError, InvalidRequest, ModelUnavailable, UpstreamError
 from nexus_jobs.execution import try_out
 from nexus_jobs.job import FinishReason, SamplingParams
@@ -189,6 +189,29 @@ def test_half_an_answer_is_none(fake: Fake, events: list[object], reason: str) -
         assert end.finish_reason is None
         with pytest.raises(UpstreamError, match=reason):
             raise end.error or AssertionError
+
+
+@pytest.mark.parametrize(
+    ("told", "usage"),
+    [
+        ({"prompt_tokens": 12, "completion_tokens": 2**31 - 1}, Usage(12, 2**31 - 1)),
+        ({"prompt_tokens": 12, "completion_tokens": 2**31}, None),
+        ({"prompt_tokens": -1, "completion_tokens": 3}, None),
+        ({"prompt_tokens": 12, "completion_tokens": None}, None),
+        ({"prompt_tokens": 12.5, "completion_tokens": 3}, None),
+        ({"prompt_tokens": True, "completion_tokens": 3}, None),
+        ({"total_tokens": 15}, None),
+        ([12, 3], None),
+    ],
+)
+def test_token_counts_that_cannot_be_are_not_believed(
+    fake: Fake, told: object, usage: Usage | None
+) -> None:
+    counted = {"choices": [], "usage": told}
+    fake.answers = [lambda handler: handler.stream(piece("Hi", "stop"), counted, "[DONE]")]
+    with engine_on(fake) as engine:
+        end = end_of(engine)
+    assert (end.finish_reason, end.usage) == (FinishReason.STOP, usage)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 405])
