@@ -13,8 +13,8 @@ import structlog
 
 from nexus_jobs import telemetry
 from nexus_jobs.caching import TieredCache
-from nexus_jobs.errors import QueueUnavailable, StoreUnavailable
-from nexus_jobs.groups import Groups
+from nexus_jobs.errors import QueueUnavailable
+from nexus_jobs.groups import Groups, in_parts
 from nexus_jobs.job import Ended, Job, NewJob
 from nexus_jobs.ports import JobStore, TicketQueue
 
@@ -103,12 +103,14 @@ class Committer:
         self._commit(group)
 
     def _commit(self, group: Sequence[_Entry]) -> None:
-        drafts = [draft for entry in group for draft in entry.drafts]
-        try:
-            added = self._add(drafts, durable=any(entry.durable for entry in group))
-        except Exception as error:
-            self._fail(group, error)
-            return
+        for part, added in in_parts(group, self._add):
+            if isinstance(added, Exception):
+                self._refuse(part, added)
+            else:
+                self._accept(part, added)
+
+    def _accept(self, group: Sequence[_Entry], added: Sequence[Job]) -> None:
+        drafts = _drafts(group)
         pairs = zip(added, drafts, strict=True)
         self._never_run([d.id for job, d in pairs if d.route and (job.ended or job.id != d.id)])
         try:
@@ -119,25 +121,20 @@ class Committer:
         for entry in group:
             entry.jobs.set_result(list(islice(jobs, len(entry.drafts))))
 
-    def _add(self, drafts: Sequence[NewJob], *, durable: bool) -> list[Job]:
+    def _refuse(self, group: Sequence[_Entry], error: Exception) -> None:
+        for entry in group:
+            self._never_run([draft.id for draft in entry.drafts if draft.route])
+            entry.jobs.set_exception(error)
+
+    def _add(self, group: Sequence[_Entry]) -> list[Job]:
+        drafts = _drafts(group)
         if not drafts:
             self._store.flush()
             return []
         answered = self._answered(drafts)
-        durable = durable or any(draft.ended for draft in answered)
+        durable = any(entry.durable for entry in group) or any(d.ended for d in answered)
         ring = partial(self._ring_for, drafts)
         return self._store.add(answered, ring, durable=durable)
-
-    def _fail(self, group: Sequence[_Entry], error: Exception) -> None:
-        """One bad entry undoes the transaction of all, so each half has another try by itself."""
-        if len(group) == 1 or isinstance(error, StoreUnavailable):
-            for entry in group:
-                self._never_run([draft.id for draft in entry.drafts if draft.route])
-                entry.jobs.set_exception(error)
-        else:
-            middle = len(group) // 2
-            self._commit(group[:middle])
-            self._commit(group[middle:])
 
     def _answered(self, drafts: Sequence[NewJob]) -> list[NewJob]:
         wanted = [d.fingerprint for d in drafts if d.fingerprint is not None and d.ended is None]
@@ -165,6 +162,10 @@ class Committer:
             log.warning("tickets.unsent", jobs=counts.total(), reason=str(error))
         except Exception:  # a ticket only hurries; the scheduler rings again
             log.exception("tickets.failed")
+
+
+def _drafts(group: Sequence[_Entry]) -> list[NewJob]:
+    return [draft for entry in group for draft in entry.drafts]
 
 
 def _new(stored: Sequence[Job], drafts: Sequence[NewJob]) -> list[Job]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -13,7 +13,7 @@ from nexus_jobs import telemetry
 from nexus_jobs.caching import TieredCache
 from nexus_jobs.engine import Engine, Progress, Tokenizer, TokenSequence, Usage
 from nexus_jobs.errors import EngineError, InvalidRequest, OutOfMemory, QueueUnavailable
-from nexus_jobs.job import FinishReason, Job, Outcome, Result, SamplingParams
+from nexus_jobs.job import FinishReason, Job, Lease, Outcome, Result, SamplingParams
 from nexus_jobs.models import ModelConfig
 from nexus_jobs.ports import Channel, Clock, Ending, JobStore, Settled, Signals, TicketQueue
 from nexus_jobs.prompting import prompt_ids
@@ -201,8 +201,17 @@ class Settlement:
 
         Raises:
             StoreUnavailable: nothing was recorded; the same call can be repeated.
+            NexusError: nothing was recorded, since the store cannot hold one of them.
         """
         settled = self._store.finish(outcomes)
+        try:
+            self._tell(jobs, outcomes, settled)
+        except Exception:  # they are committed, whatever a cache or a counter says
+            log.exception("telling.failed")
+
+    def _tell(
+        self, jobs: Sequence[Job], outcomes: Sequence[Outcome], settled: Mapping[Lease, Settled]
+    ) -> None:
         ended = [
             (job, outcome, settled[outcome.lease])
             for job, outcome in zip(jobs, outcomes, strict=True)
@@ -218,11 +227,6 @@ class Settlement:
         self._signals.send(
             Channel.ENDED, {job.id: _ending(job, outcome, how) for job, outcome, how in ended}
         )
-        for job, outcome, how in ended:
-            _count(job, outcome, how.state)
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            if outcome.lease not in settled and outcome.event is not Event.RELEASE:
-                telemetry.leases_lost.labels(job.request.model).inc()
         self._ring(
             Counter(
                 job.request.model
@@ -230,6 +234,11 @@ class Settlement:
                 if outcome.lease in settled and outcome.event is Event.RELEASE
             )
         )
+        for job, outcome, how in ended:
+            _count(job, outcome, how.state)
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if outcome.lease not in settled and outcome.event is not Event.RELEASE:
+                telemetry.leases_lost.labels(job.request.model).inc()
 
     def _ring(self, handed_back: Counter[str]) -> None:
         """Let another worker start at once what this one hands back."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
+from nexus_jobs.errors import StoreUnavailable
+
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Groups(Generic[T]):
@@ -52,3 +55,24 @@ class Groups(Generic[T]):
         self.stop()
         if self._thread is not None:
             self._thread.join()
+
+
+def in_parts(
+    items: Sequence[T], do: Callable[[Sequence[T]], R]
+) -> Iterator[tuple[Sequence[T], R | Exception]]:
+    """Do it for all at once; where that fails, for each half by itself, so a bad one fails alone.
+
+    `do` does it for all that it is given, or for none. Gives each part with what `do` returned or
+    raised. A database that is away is away for every part, so that then nothing is halved.
+    """
+    done: R | Exception
+    try:
+        done = do(items)
+    except Exception as error:
+        done = error
+    if isinstance(done, Exception) and len(items) > 1 and not isinstance(done, StoreUnavailable):
+        middle = len(items) // 2
+        yield from in_parts(items[:middle], do)
+        yield from in_parts(items[middle:], do)
+    else:
+        yield items, done

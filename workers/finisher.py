@@ -10,8 +10,9 @@ import structlog
 
 from nexus_jobs.errors import StoreUnavailable
 from nexus_jobs.execution import Settlement
-from nexus_jobs.groups import Groups
+from nexus_jobs.groups import Groups, in_parts
 from nexus_jobs.job import Job, Outcome
+from nexus_jobs.retry import described
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +28,10 @@ class Finished:
 
 
 class Finisher:
-    """A queue of finished attempts; all that arrived during one commit share the next."""
+    """A queue of finished attempts; all that arrived during one commit share the next.
+
+    An outcome that cannot be made or recorded is replaced by that of `failed`, and harms no other.
+    """
 
     def __init__(
         self,
@@ -58,18 +62,27 @@ class Finisher:
         self._groups.stop()
 
     def _commit(self, group: Sequence[Finished]) -> None:
-        jobs = [finished.job for finished in group]
-        outcomes = [self._outcome(finished) for finished in group]
+        attempts = [(finished.job, self._outcome(finished)) for finished in group]
+        for part, error in in_parts(attempts, self._settle):
+            if error is not None:  # then it is the part of one
+                [(job, _)] = part
+                log.error("outcome.refused", job=job.id, trace=described(error).trace)
+                self._settle([(job, self._failed(job, error))])
+        self._settled([finished.job for finished in group])
+
+    def _settle(self, attempts: Sequence[tuple[Job, Outcome]]) -> None:
+        """Record all of them; waits for a database that is away, until that is to be given up."""
+        jobs, outcomes = zip(*attempts, strict=True)
         while True:
             try:
                 self._settlement.settle(jobs, outcomes)
-                break
             except StoreUnavailable as error:
                 log.warning("finish.failed", jobs=len(jobs), reason=str(error))
                 if time.monotonic() >= self._give_up_at:
-                    break
+                    return
                 time.sleep(RETRY_SECONDS)
-        self._settled(jobs)
+            else:
+                return
 
     def _outcome(self, finished: Finished) -> Outcome:
         """The outcome; if it cannot be made, that is this attempt's affair alone."""
