@@ -37,6 +37,10 @@ class InvalidRequest(NexusError):
         if len(problems) == 1:
             self.code = problems[0].code
 
+    def __reduce__(self) -> tuple[type[InvalidRequest], tuple[Problem, ...]]:
+        """It travels between processes with its problems, not with its message alone."""
+        return type(self), self.problems
+
     @classmethod
     def of(cls, code: str, message: str, *, field: str | None = None) -> InvalidRequest:
         """A request with one thing wrong."""

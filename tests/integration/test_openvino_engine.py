@@ -14,7 +14,7 @@ from nexus_jobs.adapters.engines.build import build_engine
 from nexus_jobs.adapters.engines.openvino import OpenVinoEngine
 from nexus_jobs.adapters.tokenizer import FileTokenizer
 from nexus_jobs.engine import Engine, Progress, TokenSequence
-from nexus_jobs.errors import EngineError, ModelUnavailable
+from nexus_jobs.errors import EngineError, InvalidRequest, ModelUnavailable, OutOfMemory
 from nexus_jobs.job import FinishReason, Message, SamplingParams
 from nexus_jobs.models import ModelConfig
 
@@ -194,10 +194,48 @@ def test_a_repetition_penalty_keeps_words_from_coming_back(engine: Engine) -> No
     assert len(set(penalised[0])) > len(set(plain[0]))
 
 
-def test_a_refused_row_keeps_its_whole_group_out(engine: Engine) -> None:
+def ends_of(engine: Engine, *rows: TokenSequence) -> dict[str, Progress]:
+    """The last progress of each row."""
+    engine.admit(rows)
+    ends: dict[str, Progress] = {}
+    while len(ends) < len(rows):
+        ends |= {progress.sequence_id: progress for progress in engine.step() if progress.is_last}
+    return ends
+
+
+def test_rows_that_the_library_refuses_fail_alone_and_with_its_reason(engine: Engine) -> None:
+    refused = [
+        ("a", "temperature", {"temperature": 1e-46}),
+        ("b", "top_p", {"temperature": 1.0, "top_p": 1e-300}),
+        ("c", "repetition_penalty", {"repetition_penalty": 1e-300}),
+    ]
+    rows = [row(engine, name, **params) for name, _, params in refused]
     empty = TokenSequence("empty", [], SamplingParams())
-    with pytest.raises(EngineError, match="Prompt length cannot be 0"):
-        engine.admit([row(engine, "good"), empty])
+    good = [row(engine, f"good {n}", max_tokens=3) for n in range(2)]
+    ends = ends_of(engine, good[0], *rows, empty, good[1])
+    for name, field, _ in [*refused, ("empty", "Prompt length cannot be 0", {})]:
+        assert isinstance(ends[name].error, InvalidRequest)
+        assert field in str(ends[name].error)
+    assert {ends[f"good {n}"].finish_reason for n in range(2)} == {FinishReason.LENGTH}
+
+
+def test_a_refused_row_that_was_evicted_is_not_heard_of_again(engine: Engine) -> None:
+    engine.admit([row(engine, "bad", temperature=1e-46)])
+    engine.evict("bad")
+    assert engine.step() == []
+
+
+def test_rows_for_which_there_is_no_memory_keep_their_whole_group_out(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_number() -> Iterator[int]:
+        yield 100_000
+        raise MemoryError
+
+    monkeypatch.setattr(engine, "_numbers", one_number())
+    with pytest.raises(OutOfMemory):
+        engine.admit([row(engine, "first"), row(engine, "second")])
+    monkeypatch.undo()
     assert engine.step() == []
 
 

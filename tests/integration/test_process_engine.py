@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from functools import partial
 
 import pytest
@@ -12,8 +13,8 @@ import pytest
 from nexus_jobs.adapters.engines.process import ProcessEngine
 from nexus_jobs.adapters.engines.simulated import SimulatedEngine
 from nexus_jobs.adapters.engines.words import WordTokenizer
-from nexus_jobs.engine import TokenSequence
-from nexus_jobs.errors import EngineError, ModelUnavailable
+from nexus_jobs.engine import Progress, TokenSequence
+from nexus_jobs.errors import EngineError, InvalidRequest, ModelUnavailable
 from nexus_jobs.job import FinishReason, SamplingParams
 from nexus_jobs.models import SimulatedTimes
 from tests.e2e.stack import until
@@ -69,6 +70,29 @@ def test_a_row_that_was_evicted_while_its_step_ran_is_not_heard_of_again(engine)
     assert len(engine.step()) == 2
     engine.evict("b")
     assert [progress.sequence_id for progress in engine.step()] == ["a"]
+
+
+class Refusing(SimulatedEngine):
+    """Takes no rows."""
+
+    def admit(self, sequences):
+        self._refused = [
+            Progress(row.id, (), error=InvalidRequest.of("no", "not you", field="prompt"))
+            for row in sequences
+        ]
+
+    def step(self):
+        return self._refused
+
+
+def test_why_a_row_failed_alone_is_told_as_here():
+    with closing(ProcessEngine(partial(Refusing, SimulatedTimes(), 4, 64), TOKENIZER)) as engine:
+        engine.admit([sequence("a", "one")])
+        [refused] = engine.step()
+        assert engine.step() == []
+    assert isinstance(refused.error, InvalidRequest)
+    assert (refused.error.code, str(refused.error)) == ("no", "not you")
+    assert refused.error.problems[0].field == "prompt"
 
 
 def test_a_killed_process_fails_its_rows_and_is_replaced(engine):

@@ -20,7 +20,7 @@ from nexus_jobs.adapters.engines.failures import engine_error
 from nexus_jobs.adapters.packages import require
 from nexus_jobs.adapters.tokenizer import FileTokenizer
 from nexus_jobs.engine import Progress, Tokenizer, TokenSequence
-from nexus_jobs.errors import ModelUnavailable
+from nexus_jobs.errors import InvalidRequest, ModelUnavailable, OutOfMemory
 from nexus_jobs.job import FinishReason
 
 _PREFILL_TOKENS: Final = 64
@@ -68,6 +68,8 @@ class OpenVinoEngine:
         self._tensor = require("openvino", extra="cpu").Tensor
         self._numbers = count()
         self._handles: dict[str, Any] = {}
+        self._refused: dict[str, Progress] = {}
+        """The ends of rows that the library would not take."""
         self._pipeline = self._load()
 
     def _load(self) -> Any:
@@ -88,21 +90,28 @@ class OpenVinoEngine:
             ) from error
 
     def admit(self, sequences: Sequence[TokenSequence]) -> None:
-        joined: dict[str, Any] = {}
-        try:
-            for sequence in sequences:
-                prompt = self._tensor(np.array([sequence.prompt], dtype=np.int64))
-                config = self._generation(sequence)
-                joined[sequence.id] = self._pipeline.add_request(
-                    next(self._numbers), prompt, config
-                )
-        except Exception as error:
-            for handle in joined.values():
-                handle.cancel()
-            raise engine_error(self.name, error, _reason(error)) from error
-        self._handles.update(joined)
+        """A row that the library refuses fails alone, with the next step."""
+        for sequence in sequences:
+            try:
+                self._handles[sequence.id] = self._request(sequence)
+            except Exception as error:
+                failure = engine_error(self.name, error, _reason(error))
+                if isinstance(failure, OutOfMemory):
+                    for joined in sequences:
+                        self.evict(joined.id)
+                    raise failure from error
+                refusal = InvalidRequest.of("refused_by_engine", str(failure))
+                self._refused[sequence.id] = Progress(sequence.id, (), error=refusal)
+
+    def _request(self, sequence: TokenSequence) -> Any:
+        prompt = self._tensor(np.array([sequence.prompt], dtype=np.int64))
+        return self._pipeline.add_request(next(self._numbers), prompt, self._generation(sequence))
 
     def step(self) -> list[Progress]:
+        refused, self._refused = list(self._refused.values()), {}
+        return refused + self._advance()
+
+    def _advance(self) -> list[Progress]:
         if not self._handles:
             return []
         try:
@@ -117,12 +126,14 @@ class OpenVinoEngine:
         return [row for row in progress if row.token_ids or row.finish_reason is not None]
 
     def evict(self, sequence_id: str) -> None:
+        self._refused.pop(sequence_id, None)
         handle = self._handles.pop(sequence_id, None)
         if handle is not None:
             handle.cancel()
 
     def close(self) -> None:
         self._handles.clear()
+        self._refused.clear()
         self._pipeline = None
 
     def _start_anew(self) -> None:
