@@ -147,22 +147,6 @@ def test_a_very_low_temperature_is_greedy() -> None:
     assert choose(logits.copy(), [row]) == [int(logits.argmax())]
 
 
-@pytest.mark.parametrize("tiny", [1e-20, 1e-40, 1e-46, 5e-324])
-def test_what_is_nothing_in_32_bits_takes_the_likeliest_token(tiny: float) -> None:
-    logits = peaked(3)
-    best, nothing, seen = int(logits.argmax()), 298, 299
-    logits[0, [nothing, seen]] = 0.0, 1.0
-    for params, expected in [
-        (SamplingParams(temperature=tiny), best),
-        (SamplingParams(temperature=1.0, top_p=tiny), best),
-        (SamplingParams(repetition_penalty=tiny), seen),
-        (SamplingParams(temperature=tiny, repetition_penalty=tiny), seen),
-        (SamplingParams(temperature=2.0, repetition_penalty=tiny, top_p=0.9), seen),
-    ]:
-        row = sampler(replace(params, seed=1), prompt=(nothing, seen))
-        assert choose(logits.copy(), [row]) == [expected]
-
-
 def test_company_never_changes_what_a_row_draws() -> None:
     params = [
         replace(SAMPLED, seed=seed, temperature=0.3 + seed / 4, top_k=seed * 7) for seed in range(6)

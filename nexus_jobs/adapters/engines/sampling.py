@@ -15,10 +15,6 @@ Ints = NDArray[np.int64]
 
 _HEAD: Final = 1e-5
 """Tokens this much less likely than the likeliest are sorted only if a filter needs them."""
-_LEAST: Final = 1e-30
-"""Temperatures and penalties below it do as much as it does, and could make 0 or infinity of the 32
-bits of a logit.
-"""
 _BLOCK: Final = 256
 """A running sum goes over blocks of so many tokens; over all of them it would cost the most."""
 
@@ -45,7 +41,7 @@ class Sampler:
         """
         weights = logits - logits.max()
         with np.errstate(over="ignore"):  # a very low temperature: the others get weight 0
-            weights /= np.float32(max(self.params.temperature, _LEAST))
+            weights /= np.float32(self.params.temperature)
         np.exp(weights, out=weights)
         tokens = likeliest(weights, self.params.top_k, self.params.top_p)
         # 1 - random() lies in (0, 1]
@@ -112,7 +108,6 @@ def _penalise(logits: Floats, samplers: Sequence[Sampler]) -> None:
     counts = [len(sampler.seen) for sampler in samplers]
     rows = np.repeat(np.arange(len(samplers)), counts)
     tokens = np.concatenate([sampler.seen for sampler in samplers])
-    penalties = [max(sampler.params.repetition_penalty, _LEAST) for sampler in samplers]
-    penalty = np.array(penalties, logits.dtype)[rows]
+    penalty = np.array([s.params.repetition_penalty for s in samplers], logits.dtype)[rows]
     old = logits[rows, tokens]
     logits[rows, tokens] = np.where(old < 0, old * penalty, old / penalty)
