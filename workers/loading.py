@@ -20,9 +20,12 @@ from workers import memory
 log = structlog.get_logger(__name__)
 
 RELOAD_SECONDS: Final = 15.0
-"""How long to wait before loading is tried again after it failed; doubled each time. An engine that
-does not live for so long was loaded in vain, which is a failure too.
+"""How long to wait before loading is tried again after it failed; doubled each time."""
+REBUILD_SECONDS: Final = 1.0
+"""The same after an engine that did not live for `YOUNG_SECONDS`: shorter, since a prompt that kills
+it must not keep the others waiting.
 """
+YOUNG_SECONDS: Final = 15.0
 LONGEST_RELOAD_SECONDS: Final = 300.0
 
 
@@ -81,7 +84,7 @@ class Loader:
                     reason=_reason(error),
                     exc_info=not isinstance(error, NexusError),
                 )
-                self._fail(_reason(error))
+                self._fail(_reason(error), RELOAD_SECONDS)
             else:
                 self._loaded_at = time.monotonic()
                 return loaded
@@ -89,14 +92,14 @@ class Loader:
 
     def died(self, reason: str) -> None:
         """The engine is gone that was loaded last; `load` is to bring another."""
-        if time.monotonic() - self._loaded_at < RELOAD_SECONDS:
-            self._fail(reason)
+        if time.monotonic() - self._loaded_at < YOUNG_SECONDS:
+            self._fail(reason, REBUILD_SECONDS)
         else:
             self._rest = 0.0
             self._become(ModelState.LOADING, reason)
 
-    def _fail(self, reason: str) -> None:
-        self._rest = min(max(2 * self._rest, RELOAD_SECONDS), LONGEST_RELOAD_SECONDS)
+    def _fail(self, reason: str, first_rest: float) -> None:
+        self._rest = min(max(2 * self._rest, first_rest), LONGEST_RELOAD_SECONDS)
         self._become(ModelState.FAILED, reason)
 
     def _try(self) -> Loaded:

@@ -14,7 +14,7 @@ from nexus_jobs.adapters.engines.build import build_engine
 from nexus_jobs.adapters.engines.openvino import OpenVinoEngine
 from nexus_jobs.adapters.tokenizer import FileTokenizer
 from nexus_jobs.engine import Engine, Progress, TokenSequence
-from nexus_jobs.errors import EngineError, InvalidRequest, ModelUnavailable, OutOfMemory
+from nexus_jobs.errors import EngineError, InvalidRequest, ModelUnavailable
 from nexus_jobs.job import FinishReason, Message, SamplingParams
 from nexus_jobs.models import ModelConfig
 
@@ -210,10 +210,9 @@ def test_rows_that_the_library_refuses_fail_alone_and_with_its_reason(engine: En
         ("c", "repetition_penalty", {"repetition_penalty": 1e-300}),
     ]
     rows = [row(engine, name, **params) for name, _, params in refused]
-    empty = TokenSequence("empty", [], SamplingParams())
     good = [row(engine, f"good {n}", max_tokens=3) for n in range(2)]
-    ends = ends_of(engine, good[0], *rows, empty, good[1])
-    for name, field, _ in [*refused, ("empty", "Prompt length cannot be 0", {})]:
+    ends = ends_of(engine, good[0], *rows, good[1])
+    for name, field, _ in refused:
         assert isinstance(ends[name].error, InvalidRequest)
         assert field in str(ends[name].error)
     assert {ends[f"good {n}"].finish_reason for n in range(2)} == {FinishReason.LENGTH}
@@ -225,17 +224,10 @@ def test_a_refused_row_that_was_evicted_is_not_heard_of_again(engine: Engine) ->
     assert engine.step() == []
 
 
-def test_rows_for_which_there_is_no_memory_keep_their_whole_group_out(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def one_number() -> Iterator[int]:
-        yield 100_000
-        raise MemoryError
-
-    monkeypatch.setattr(engine, "_numbers", one_number())
-    with pytest.raises(OutOfMemory):
-        engine.admit([row(engine, "first"), row(engine, "second")])
-    monkeypatch.undo()
+def test_a_row_that_cannot_be_added_keeps_its_whole_group_out(engine: Engine) -> None:
+    empty = TokenSequence("empty", [], SamplingParams())
+    with pytest.raises(EngineError, match="Prompt length cannot be 0"):
+        engine.admit([row(engine, "good"), empty])
     assert engine.step() == []
 
 

@@ -51,7 +51,7 @@ def test_an_engine_that_dies_soon_after_it_was_loaded_is_loaded_less_and_less_of
     while (loaded := loads.load()) is not None:
         loaded.engine.close()
         loads.died("of something")
-    assert stopping.waits == [0, 15, 30, 60, 120, 240, 300, 300, 300]
+    assert stopping.waits == [0, 1, 2, 4, 8, 16, 32, 64, 128]
     assert said[-1] == (ModelState.FAILED, "of something")
 
 
@@ -62,11 +62,11 @@ def test_one_that_has_lived_for_a_while_is_replaced_at_once(monkeypatch):
     loads.died("young")
     loads.load()
     with monkeypatch.context() as later:
-        later.setattr(loading, "RELOAD_SECONDS", 0.0)
+        later.setattr(loading, "YOUNG_SECONDS", 0.0)
         loads.died("of old age")
     assert said[-1] == (ModelState.LOADING, "of old age")
     loads.load()
-    assert stopping.waits == [0, 15, 0]
+    assert stopping.waits == [0, 1, 0]
 
 
 class Mortal(SimulatedEngine):
@@ -101,7 +101,7 @@ class DiesInAStep(Mortal):
 
 @pytest.mark.parametrize("kind", [Mortal, DiesInAStep])
 def test_an_engine_that_has_died_is_built_anew_and_costs_no_attempt(start, monkeypatch, kind):
-    monkeypatch.setattr(loading, "RELOAD_SECONDS", 0.0)  # it does not die too soon
+    monkeypatch.setattr(loading, "YOUNG_SECONDS", 0.0)
     made = []
     worker = start(lambda model: kind(model, made))
     worker.ended(worker.add("before"))
@@ -110,7 +110,8 @@ def test_an_engine_that_has_died_is_built_anew_and_costs_no_attempt(start, monke
     assert len(made) == 2
 
 
-def test_an_engine_that_dies_as_soon_as_it_is_loaded_is_left_alone_for_a_while(start):
+def test_an_engine_that_dies_as_soon_as_it_is_loaded_is_left_alone_for_a_while(start, monkeypatch):
+    monkeypatch.setattr(loading, "REBUILD_SECONDS", 60.0)
     made = []
 
     class Stillborn(SimulatedEngine):

@@ -37,7 +37,7 @@ class Moody(Kept):
 
 
 def test_an_engine_that_fails_its_health_check_is_replaced_and_the_reason_told(start, monkeypatch):
-    monkeypatch.setattr(loading, "RELOAD_SECONDS", 0.0)  # no engine dies too soon
+    monkeypatch.setattr(loading, "YOUNG_SECONDS", 0.0)
     built, let_go = [], threading.Event()
 
     def build(model):

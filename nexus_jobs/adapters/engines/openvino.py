@@ -20,7 +20,7 @@ from nexus_jobs.adapters.engines.failures import engine_error
 from nexus_jobs.adapters.packages import require
 from nexus_jobs.adapters.tokenizer import FileTokenizer
 from nexus_jobs.engine import Progress, Tokenizer, TokenSequence
-from nexus_jobs.errors import InvalidRequest, ModelUnavailable, OutOfMemory
+from nexus_jobs.errors import InvalidRequest, ModelUnavailable
 from nexus_jobs.job import FinishReason
 
 _PREFILL_TOKENS: Final = 64
@@ -90,22 +90,30 @@ class OpenVinoEngine:
             ) from error
 
     def admit(self, sequences: Sequence[TokenSequence]) -> None:
-        """A row that the library refuses fails alone, with the next step."""
-        for sequence in sequences:
-            try:
-                self._handles[sequence.id] = self._request(sequence)
-            except Exception as error:
-                failure = engine_error(self.name, error, _reason(error))
-                if isinstance(failure, OutOfMemory):
-                    for joined in sequences:
-                        self.evict(joined.id)
-                    raise failure from error
-                refusal = InvalidRequest.of("refused_by_engine", str(failure))
-                self._refused[sequence.id] = Progress(sequence.id, (), error=refusal)
+        """A row whose parameters the library refuses fails alone, with the next step."""
+        joined: dict[str, Any] = {}
+        try:
+            for sequence in sequences:
+                if config := self._valid_generation(sequence):
+                    prompt = self._tensor(np.array([sequence.prompt], dtype=np.int64))
+                    joined[sequence.id] = self._pipeline.add_request(
+                        next(self._numbers), prompt, config
+                    )
+        except Exception as error:
+            for handle in joined.values():
+                handle.cancel()
+            raise engine_error(self.name, error, _reason(error)) from error
+        self._handles.update(joined)
 
-    def _request(self, sequence: TokenSequence) -> Any:
-        prompt = self._tensor(np.array([sequence.prompt], dtype=np.int64))
-        return self._pipeline.add_request(next(self._numbers), prompt, self._generation(sequence))
+    def _valid_generation(self, sequence: TokenSequence) -> Any:
+        config = self._generation(sequence)
+        try:
+            config.validate()
+        except RuntimeError as error:
+            refusal = InvalidRequest.of("refused_by_engine", f"{self.name}: {_reason(error)}")
+            self._refused[sequence.id] = Progress(sequence.id, (), error=refusal)
+            return None
+        return config
 
     def step(self) -> list[Progress]:
         refused, self._refused = list(self._refused.values()), {}
