@@ -22,8 +22,8 @@ log = structlog.get_logger(__name__)
 RELOAD_SECONDS: Final = 15.0
 """How long to wait before loading is tried again after it failed; doubled each time."""
 REBUILD_SECONDS: Final = 1.0
-"""The same after an engine that did not live for `YOUNG_SECONDS`: shorter, since a prompt that kills
-it must not keep the others waiting.
+"""The same after an engine that did not live for `YOUNG_SECONDS`: shorter, since a prompt that
+kills it must not keep the others waiting.
 """
 YOUNG_SECONDS: Final = 15.0
 LONGEST_RELOAD_SECONDS: Final = 300.0
