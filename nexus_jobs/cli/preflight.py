@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import ipaddress
 import os
@@ -63,14 +64,14 @@ def check_ports(ports: Mapping[str, tuple[str, int]], *, patient: bool) -> None:
     `patient` gives processes that a killed run has left behind some time to end.
 
     Raises:
-        ConfigError: a port is in use.
+        ConfigError: a port is in use, or its address is none of this machine.
     """
     numbers = [port for _, port in ports.values()]
     if len(set(numbers)) < len(numbers):
         raise ConfigError(f"{' and '.join(ports)} name the same port {numbers[0]}")
     deadline = time.monotonic() + (_LEFTOVERS_SECONDS if patient else 0)
     for option, (host, port) in ports.items():
-        while not _is_free(host, port):
+        while _is_taken(host, port):
             if time.monotonic() >= deadline:
                 raise ConfigError(f"port {port} is in use; choose another with {option}")
             time.sleep(0.1)
@@ -83,12 +84,15 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _is_free(host: str, port: int) -> bool:
+def _is_taken(host: str, port: int) -> bool:
+    """Whether somebody listens there, even if they would share the port (SO_REUSEPORT)."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            return False
-        return True
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return True
+            raise ConfigError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
+        return False

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 
 from nexus_jobs.cli.options import Host, Port
+from nexus_jobs.cli.preflight import check_ports
 from nexus_jobs.config import load_settings
 from nexus_jobs.supervisor import die_with_parent
 
@@ -34,6 +35,8 @@ def api(host: Host = None, port: Port = None) -> None:
 
     given = {"host": host, "port": port}
     settings = load_settings(server={k: v for k, v in given.items() if v is not None}).server
+    # the server would share a port that is taken, and get half of somebody else's requests
+    check_ports({"--port": (settings.host, settings.port)}, patient=False)
     os.register_at_fork(after_in_child=_obey_parent)
     Granian(
         "api.wsgi:create",
@@ -99,7 +102,7 @@ def worker(
     queues = [f"--queues={','.join(map(queue_of, model))}"] if model else []
     if device is not None:
         os.environ["NEXUS_WORKER__DEVICE"] = device
-        load_settings()  # so that a wrong one is refused here
+    load_settings()  # so that wrong ones are refused here
     features = ["--pool=threads", "--without-gossip", "--without-mingle"]
     _celery("worker", f"--hostname={name}@%h", *features, *queues)
 
@@ -125,6 +128,8 @@ def flower(
     Its pages are open to who reaches the port; its HTTP API, which can stop workers, asks for a
     login unless FLOWER_UNAUTHENTICATED_API is true.
     """
+    load_settings()  # so that wrong ones are refused here
+    check_ports({"--port": (host, port)}, patient=False)
     _celery("flower", f"--address={host}", f"--port={port}")
 
 

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +60,24 @@ def test_a_port_in_use_is_refused_with_the_option_that_moves_it(listener: socket
     port = listener.getsockname()[1]
     with pytest.raises(ConfigError, match=f"port {port} is in use; choose another with --port"):
         check_ports({"--port": ("127.0.0.1", port)}, patient=False)
+
+
+@pytest.mark.parametrize("role", ["api", "flower"])
+def test_a_role_does_not_share_a_port_that_is_in_use(
+    role: str, nexus: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr("granian.Granian.serve", lambda *_, **__: pytest.fail("it listens"))
+    monkeypatch.setattr("os.execv", lambda *_: pytest.fail("it starts"))
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as other:
+        port = other.getsockname()[1]
+        assert nexus(role, "--port", str(port)) == 1
+    assert capsys.readouterr().err == f"Error: port {port} is in use; choose another with --port\n"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.300", "203.0.113.9"])
+def test_an_address_of_no_machine_or_of_another_one_is_refused(host: str) -> None:
+    with pytest.raises(ConfigError, match=f"cannot listen on {host}"):
+        check_ports({"--port": (host, 18080)}, patient=False)
 
 
 def test_what_a_killed_run_left_behind_has_time_to_end(listener: socket.socket) -> None:
