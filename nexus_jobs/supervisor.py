@@ -141,7 +141,7 @@ class Supervisor:
     """
 
     def __init__(self, emit: Emit, backoff: Backoff | None = None) -> None:
-        self._emit = _one_at_a_time(emit)
+        self.emit = _one_at_a_time(emit)
         self._backoff = backoff or Backoff()
         self._running: list[_Running] = []
         self._leaving: list[tuple[_Running, float]] = []
@@ -173,7 +173,7 @@ class Supervisor:
     def start(self, child: Child) -> None:
         """Start a child and keep it running. Call this from the main thread: children are tied to
         the thread that starts them."""
-        self._running.append(_Running(child, self._emit))
+        self._running.append(_Running(child, self.emit))
 
     def let_go(self, name: str) -> None:
         """Have a child drain and end while the others go on."""

@@ -41,8 +41,10 @@ def locked(data_dir: Path) -> Iterator[bool]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield not pid
-        file.truncate(0)
+        try:
+            yield not pid
+        finally:
+            file.truncate(0)
 
 
 def check_host(host: str) -> None:

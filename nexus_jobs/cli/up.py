@@ -63,8 +63,7 @@ def up(
 def _run(settings: Settings, scaler: Autoscaler, models: Sequence[ModelConfig]) -> None:
     from nexus_jobs import bootstrap
 
-    emit = printer()
-    with Supervisor(emit) as supervisor, Client(_url(settings)) as client:
+    with Supervisor(printer()) as supervisor, Client(_url(settings)) as client:
         if not settings.queue.redis_url:
             supervisor.start(valkey(settings))
         bootstrap.prepare(settings)
@@ -73,12 +72,14 @@ def _run(settings: Settings, scaler: Autoscaler, models: Sequence[ModelConfig]) 
             supervisor.start(child)
         if supervisor.watch(until=client.ready):
             for line in _whereabouts(settings, models):
-                emit(OURSELVES, line)
+                supervisor.emit(OURSELVES, line)
             start = partial(worker_role, settings)
             with LocalWorkers(supervisor, settings, scaler, start) as local:
                 supervisor.watch(until=local.adapt)
-        emit(OURSELVES, "stopping; running rows are seen to their end (Ctrl-C again: at once)")
-    emit(OURSELVES, "stopped")
+        supervisor.emit(
+            OURSELVES, "stopping; running rows are seen to their end (Ctrl-C again: at once)"
+        )
+    supervisor.emit(OURSELVES, "stopped")
 
 
 def valkey(settings: Settings) -> Child:

@@ -32,6 +32,13 @@ def test_a_folder_is_free_again_after_a_run(tmp_path: Path) -> None:
         assert ended_cleanly
 
 
+def test_a_run_that_ends_with_an_error_has_ended_cleanly(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), locked(tmp_path):
+        raise ZeroDivisionError
+    with locked(tmp_path) as ended_cleanly:
+        assert ended_cleanly
+
+
 def test_a_killed_run_leaves_its_folder_free_but_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "nexus.lock").write_text("4711")
     with locked(tmp_path) as ended_cleanly:
