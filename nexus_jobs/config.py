@@ -22,6 +22,7 @@ from nexus_jobs.errors import ConfigError
 from nexus_jobs.models import Section, origin
 from nexus_jobs.route import Algorithm, Route
 from nexus_jobs.spelling import did_you_mean, explain
+from nexus_jobs.urls import check_database, check_redis, without_passwords
 
 
 class ServerSettings(Section):
@@ -49,7 +50,9 @@ class ServerSettings(Section):
     @classmethod
     def _urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if wrong := [url for url in value if origin(url) is None]:
-            raise ValueError(f"{wrong[0]!r} is no URL of a server; write http://gpu1:8000")
+            raise ValueError(
+                f"{without_passwords(wrong[0])!r} is no URL of a server; write http://gpu1:8000"
+            )
         return value
 
 
@@ -57,6 +60,11 @@ class DatabaseSettings(Section):
     url: str | None = None
     """SQLAlchemy URL; None is SQLite in the data folder."""
     pool_size: int = Field(8, ge=1)
+
+    @field_validator("url")
+    @classmethod
+    def _usable(cls, value: str | None) -> str | None:
+        return value and check_database(value)
 
 
 class QueueSettings(Section):
@@ -67,6 +75,11 @@ class QueueSettings(Section):
     """The most jobs that one ticket stands for."""
     task_events: bool = False
     """Send an event for each step of each ticket. Flower switches this on when it starts."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _usable(cls, value: str | None) -> str | None:
+        return value and check_redis(value)
 
 
 class JobSettings(Section):
@@ -135,6 +148,11 @@ class CacheSettings(Section):
     """How long each level keeps a result for later requests; 0 switches the cache off."""
     max_size_mb: int = Field(64, ge=0)
     """Memory for results in each API process."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _usable(cls, value: str | None) -> str | None:
+        return value and check_redis(value, ("redis", "rediss", "unix"))
 
 
 class MetricsSettings(Section):

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
-from typing import get_args
+from typing import Final, get_args
 
 from pydantic import BaseModel, ValidationError
+
+from nexus_jobs.urls import without_passwords
+
+_MAY_BE_SECRET: Final = re.compile("url|key|password|token|secret")
+_SHORT: Final = 100
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -24,9 +30,17 @@ def explain(error: ValidationError, root: type[BaseModel], where: str) -> str:
             known = _fields_at(root, item["loc"][:-1])
             message = "unknown key" + did_you_mean(str(item["loc"][-1]), known)
         else:
-            message = f"{item['msg']} (got {item['input']!r})"
+            message = item["msg"].removeprefix("Value error, ") + _got(key, item["input"])
         lines.append(f"{where}: {key}: {message}")
     return "\n".join(lines)
+
+
+def _got(key: str, value: object) -> str:
+    """What was written there, if it is short and cannot be a secret."""
+    if isinstance(value, dict | list | tuple) or _MAY_BE_SECRET.search(key):
+        return ""
+    text = without_passwords(repr(value))
+    return f" (got {text})" if len(text) <= _SHORT else f" (got {text[:_SHORT]}...)"
 
 
 def _fields_at(root: type[BaseModel], location: Iterable[int | str]) -> list[str]:

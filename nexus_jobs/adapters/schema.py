@@ -10,9 +10,9 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import make_url
 
 from nexus_jobs.adapters.database import Database
+from nexus_jobs.adapters.sql_engines import parse_url
 from nexus_jobs.adapters.tables import metadata
 
 
@@ -56,6 +56,6 @@ def drift(url: str) -> list[Any]:
 
 
 def _make_folder(url: str) -> None:
-    parsed = make_url(url)
+    parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)

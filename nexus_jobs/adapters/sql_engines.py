@@ -11,6 +11,7 @@ from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 
 from nexus_jobs.errors import ConfigError
+from nexus_jobs.urls import check_database
 
 BUSY_TIMEOUT = 10.0
 """Seconds a SQLite writer waits for those of other processes."""
@@ -44,16 +45,16 @@ by default, which would leave a worker that claims and cannot finish."""
 
 
 def parse_url(url: str) -> URL:
+    """The URL with the driver that we use.
+
+    Raises:
+        ConfigError: it is not one of SQLite or PostgreSQL.
+    """
     try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise ConfigError("database.url is not a URL; try postgresql://user@host/name") from error
-    driver = DRIVERS.get(parsed.get_backend_name())
-    if driver is None or (driver.startswith("sqlite") and not parsed.database):
-        raise ConfigError(
-            f"database.url {parsed!r}: use postgresql://user@host/name or sqlite:///file"
-        )
-    return parsed.set(drivername=driver)
+        parsed = make_url(check_database(url))
+    except (ValueError, ArgumentError) as error:
+        raise ConfigError(f"database.url: {error}") from error
+    return parsed.set(drivername=DRIVERS[parsed.get_backend_name()])
 
 
 def _engine(url: URL, pool_size: int, **options: Any) -> Engine:

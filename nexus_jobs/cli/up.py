@@ -23,6 +23,7 @@ from nexus_jobs.errors import ConfigError, ModelUnavailable
 from nexus_jobs.exposition import SHARED_FOLDER
 from nexus_jobs.models import ModelConfig, load_models
 from nexus_jobs.supervisor import Child, Emit, Supervisor
+from nexus_jobs.urls import without_passwords
 
 OURSELVES: Final = "nexus"
 _COLOURS: Final = ("cyan", "magenta", "green", "yellow", "blue", "bright_cyan", "bright_magenta")
@@ -71,7 +72,7 @@ def _run(settings: Settings, scaler: Autoscaler, models: Sequence[ModelConfig]) 
         for child in roles(settings, scaler.least):
             supervisor.start(child)
         if supervisor.watch(until=client.ready):
-            for line in _whereabouts(settings, models):
+            for line in whereabouts(settings, models):
                 supervisor.emit(OURSELVES, line)
             start = partial(worker_role, settings)
             with LocalWorkers(supervisor, settings, scaler, start) as local:
@@ -180,16 +181,15 @@ def _url(settings: Settings) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.server.port}"
 
 
-def _whereabouts(settings: Settings, models: Sequence[ModelConfig]) -> list[str]:
-    from sqlalchemy import make_url  # as text such a URL hides its password
-
+def whereabouts(settings: Settings, models: Sequence[ModelConfig]) -> list[str]:
+    """The lines that say, once all runs, what is where, and which model cannot be served."""
     url = _url(settings)
     places: dict[str, Any] = {
         "API": f"{url}/api/v1",
         "Docs": f"{url}/api/v1/docs",
         "Data": settings.data_dir.absolute(),
-        "Database": make_url(settings.database_url),
-        "Redis": make_url(settings.redis_url),
+        "Database": without_passwords(settings.database_url),
+        "Redis": without_passwords(settings.redis_url),
         "Models": ", ".join(model.name for model in models),
         "Try next": "nexus bulk submit examples/prompts.csv --watch",
     }

@@ -38,5 +38,5 @@ def test_ctrl_c_is_quiet_while_the_commands_are_loaded(
             raise KeyboardInterrupt
 
     monkeypatch.setitem(sys.modules, "nexus_jobs.cli.commands", Interrupted())
-    assert nexus("up") == 130
+    assert nexus("routes", "list") == 130
     assert capsys.readouterr().err == ""

@@ -6,8 +6,14 @@ import sys
 from itertools import groupby
 from pathlib import Path
 
-from nexus_jobs.cli.up import roles, valkey
-from nexus_jobs.config import QueueSettings, ServerSettings, Settings, WorkerSettings
+from nexus_jobs.cli.up import roles, valkey, whereabouts
+from nexus_jobs.config import (
+    DatabaseSettings,
+    QueueSettings,
+    ServerSettings,
+    Settings,
+    WorkerSettings,
+)
 
 SETTINGS = Settings(
     data_dir=Path("somewhere"),
@@ -45,3 +51,14 @@ def test_valkey_keeps_nothing_drops_nothing_and_listens_to_this_machine_only() -
     for option in ("--bind 127.0.0.1", "--port 9002", "--save ", "--appendonly no"):
         assert option in command
     assert "--maxmemory-policy noeviction" in command
+
+
+def test_no_password_is_shown_where_things_are() -> None:
+    databases = DatabaseSettings(url="postgresql://db.test/nexus?user=u&password=s3cret")
+    queue = QueueSettings(redis_url="redis://u:s3cret@redis.test/0")
+    lines = "\n".join(
+        whereabouts(SETTINGS.model_copy(update={"database": databases, "queue": queue}), [])
+    )
+    assert "db.test" in lines
+    assert "redis.test" in lines
+    assert "s3cret" not in lines

@@ -1,11 +1,14 @@
 """Settings are read from files and the environment, and a typing error is never swallowed."""
 
+import re
+
 import pytest
 
 from nexus_jobs.config import load_settings
 from nexus_jobs.errors import ConfigError
 from nexus_jobs.models import ModelConfig, load_models
 from nexus_jobs.route import Algorithm, Route, load_routes
+from nexus_jobs.urls import without_passwords
 
 
 @pytest.fixture
@@ -163,3 +166,75 @@ def test_a_missing_models_file_is_named(models_file):
 )
 def test_only_some_models_promise_reproducible_answers(model, reproducible):
     assert model.is_reproducible is reproducible
+
+
+@pytest.mark.parametrize(
+    ("key", "url"),
+    [
+        ("queue__redis_url", "foo:s3cret@h"),
+        ("queue__redis_url", "http://:s3cret@h"),
+        ("queue__redis_url", "redis://:s3cret@127.0.0.1:abc/0"),
+        ("queue__redis_url", "redis://127.0.0.1/first"),
+        ("queue__redis_url", "redis://127.0.0.1/0?password=s3cret"),
+        ("cache__redis_url", "http://h"),
+        ("database__url", "foo"),
+        ("database__url", "mysql://u:s3cret@h/d"),
+        ("database__url", "postgresql://u:s3cret@@:abc"),
+        ("database__url", "sqlite:///:memory:"),
+    ],
+)
+def test_a_url_that_no_process_could_use_is_refused_and_not_repeated(
+    settings_file, monkeypatch, key, url
+):
+    settings_file.write_text("")
+    monkeypatch.setenv(f"NEXUS_{key}".upper(), url)
+    with pytest.raises(ConfigError) as refused:
+        load_settings()
+    message = str(refused.value)
+    assert message.startswith(f"settings: {key.replace('__', '.')}: ")
+    assert re.search("(PASSWORD@HOST|sqlite:///FILE)", message)
+    assert "s3cret" not in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("key", "url"),
+    [
+        ("queue__redis_url", "redis://h"),
+        ("queue__redis_url", "rediss://u:p@[::1]:6380/3?ssl_cert_reqs=none"),
+        ("cache__redis_url", "unix:///run/redis.sock?db=2"),
+        ("database__url", "postgresql://u:a/b#[@h:5432/d"),
+        ("database__url", "postgresql+psycopg://u:@/d?host=/run/postgresql"),
+        ("database__url", "sqlite:////var/lib/nexus.db"),
+    ],
+)
+def test_every_url_of_a_server_that_works_is_accepted(settings_file, monkeypatch, key, url):
+    settings_file.write_text("")
+    monkeypatch.setenv(f"NEXUS_{key}".upper(), url)
+    assert url in str(load_settings())
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("redis://:s3cret@h:1/0", "redis://***@h:1/0"),
+        ("redis://h/0?db=1&password=s3cret&x=1", "redis://h/0?db=1&password=***&x=1"),
+        ("no answer from http://u:s3'cret@h (x)", "no answer from http://***@h (x)"),
+        ("(got 'u:s3cret@h')", "(got ***@h')"),
+        ("worker: w1@host", "worker: w1@host"),
+        ("sqlite:////var/lib/nexus.db", "sqlite:////var/lib/nexus.db"),
+    ],
+)
+def test_a_text_is_shown_without_its_passwords(text, shown):
+    assert without_passwords(text) == shown
+
+
+def test_a_value_that_is_long_or_a_section_is_not_repeated(models_file):
+    models_file.write_text("models:\n- {name: a, path: [s3cret]}\n- {name: b}\n")
+    with pytest.raises(ConfigError) as refused:
+        load_models(models_file)
+    assert "s3cret" not in str(refused.value)
+    models_file.write_text(f"models:\n- {{name: a, device: b, max_batch_size: {'x' * 999}}}\n")
+    with pytest.raises(ConfigError) as refused:
+        load_models(models_file)
+    assert len(str(refused.value)) < 300
