@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -14,6 +14,7 @@ import httpx
 
 from nexus_jobs.adapters.loopback import DIRECT
 from nexus_jobs.errors import NexusError
+from nexus_jobs.urls import check_server, without_passwords
 
 Document = dict[str, Any]
 
@@ -45,15 +46,15 @@ class Client:
     """Calls to one server; every method may raise ServerUnreachable and Refused.
 
     Raises:
-        Refused: `url` is no URL.
+        Refused: `url` is no URL of a server.
     """
 
     def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
-        self.url = url.rstrip("/")
+        self._place = without_passwords(url)
         try:
-            base = httpx.URL(self.url)
-        except httpx.InvalidURL as error:
-            raise Refused("invalid_url", f"{url!r} is no URL: {error}") from error
+            base = httpx.URL(check_server(url.rstrip("/")))
+        except (ValueError, httpx.InvalidURL) as error:
+            raise Refused("invalid_url", f"{self._place!r}: {error}") from error
         self._http = httpx.Client(
             base_url=base, timeout=_TIMEOUT, mounts=DIRECT, transport=transport
         )
@@ -173,20 +174,32 @@ class Client:
             try:
                 document: Document = answer.json()
             except ValueError as error:
-                message = f"{self.url} does not answer like Nexus Jobs"
+                message = f"{self._place} does not answer like Nexus Jobs"
                 raise Refused("unexpected_answer", message) from error
             return document
 
+    def _request(self, method: str, path: str, parts: Mapping[str, Any]) -> httpx.Request:
+        try:
+            return self._http.build_request(method, f"/api/v1/{path}", **parts)
+        except UnicodeEncodeError as error:
+            wrong = f"{error.object[error.start]!r} is not {error.encoding.upper()}"
+            raise Refused("invalid_request", f"this cannot be sent: {wrong}") from error
+        except (ValueError, httpx.InvalidURL) as error:  # a number like nan, say
+            raise Refused("invalid_request", f"this cannot be sent: {error}") from error
+
     @contextmanager
     def _answer(self, method: str, path: str, **parts: Any) -> Iterator[httpx.Response]:
+        request = self._request(method, path, parts)
         try:
-            with self._http.stream(method, f"/api/v1/{path}", **parts) as answer:
+            with closing(self._http.send(request, stream=True)) as answer:
                 if not answer.is_success:
                     answer.read()
                     raise _problem(answer)
                 yield answer
+        except httpx.LocalProtocolError as error:
+            raise Refused("invalid_request", f"this cannot be sent: {error}") from error
         except httpx.TransportError as error:
-            message = f"no answer from {self.url} ({error}); is `nexus up` running?"
+            message = f"no answer from {self._place} ({error}); is `nexus up` running?"
             raise ServerUnreachable(message) from error
 
 
@@ -198,5 +211,6 @@ def _problem(answer: httpx.Response) -> NexusError:
         code, message = document["code"], "\n".join(sentences)
     except (ValueError, KeyError, TypeError):
         code = f"http_{answer.status_code}"
-        message = f"{answer.url} answered {answer.status_code} {answer.reason_phrase}"
+        place = without_passwords(str(answer.url))
+        message = f"{place} answered {answer.status_code} {answer.reason_phrase}"
     return ServerUnreachable(message) if answer.status_code in _AWAY else Refused(code, message)

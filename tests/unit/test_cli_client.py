@@ -70,10 +70,44 @@ def test_a_connection_that_fails_names_the_server(error: Exception) -> None:
         client.models()
 
 
-@pytest.mark.parametrize("url", ["nexus.test:8080", "http://[", "http://nexus.test:port"])
-def test_a_url_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises((Refused, ServerUnreachable)), Client(url) as client:
-        client.models()
+@pytest.mark.parametrize(
+    "url", ["foo", "nexus.test:8080", "http://", "http://[", "http://nexus.test:port", "ftp://a"]
+)
+def test_a_url_that_is_none_is_refused_at_once(url: str) -> None:
+    with pytest.raises(Refused, match=r"write it like http://127\.0\.0\.1:8080"):
+        Client(url)
+
+
+def test_no_message_holds_the_password_of_a_url() -> None:
+    def fail(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("workers"):
+            return httpx.Response(404, text="<html>")
+        raise httpx.ConnectError("refused")
+
+    url = "http://ops:s3cret@nexus.test"
+    with Client(url, transport=httpx.MockTransport(fail)) as client:
+        for call in (client.models, client.workers):
+            with pytest.raises((Refused, ServerUnreachable), match=r"http://\*\*\*@") as caught:
+                call()
+            assert "s3cret" not in str(caught.value)
+    with pytest.raises(Refused) as refused:
+        Client("ops:s3cret@nexus.test")
+    assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "key", "reason"),
+    [
+        ({"temperature": float("nan")}, None, "not JSON compliant"),
+        ({"prompt": "a\udcffb"}, None, r"'\\udcff' is not UTF-8"),
+        ({}, "schlüssel", "'ü' is not ASCII"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_with_the_reason(
+    body: dict[str, object], key: str | None, reason: str
+) -> None:
+    with client_of(httpx.Response(202, json={})) as client, pytest.raises(Refused, match=reason):
+        client.submit_job(body, key)
 
 
 def test_another_programs_answers_are_not_taken_for_ours() -> None:
