@@ -14,14 +14,7 @@ from sqlalchemy import (
     Select,
     select,
 )
-from sqlalchemy.exc import (
-    DataError,
-    IntegrityError,
-    InterfaceError,
-    InternalError,
-    OperationalError,
-    ProgrammingError,
-)
+from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -200,15 +193,11 @@ def _translated(driver: Any) -> Iterator[None]:
         raise Conflict(f"the database refuses it: {_first_line(error)}") from None
     except (DataError, driver.DataError) as error:
         raise NexusError(f"the database cannot hold it: {_first_line(error)}") from None
-    except (OperationalError, driver.OperationalError) as error:
+    # all others: besides one that does not answer, a table is missing (the schema is not there
+    # yet), a server has ended the transaction or only reads, a file is damaged
+    except (DatabaseError, driver.DatabaseError) as error:
         raise StoreUnavailable(_first_line(error)) from error
     except (InterfaceError, driver.InterfaceError) as error:
-        raise StoreUnavailable(_first_line(error)) from error
-    except (InternalError, driver.InternalError) as error:
-        # a transaction that the server has ended, or a server that only reads
-        raise StoreUnavailable(_first_line(error)) from error
-    except (ProgrammingError, driver.ProgrammingError) as error:
-        # a table is missing: the schema is not there yet
         raise StoreUnavailable(_first_line(error)) from error
     except OSError as error:
         raise StoreUnavailable(f"the database's folder cannot be used: {error}") from error

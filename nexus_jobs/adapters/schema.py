@@ -10,18 +10,24 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
 
 from nexus_jobs.adapters.database import Database
 from nexus_jobs.adapters.sql_engines import parse_url
 from nexus_jobs.adapters.tables import metadata
+from nexus_jobs.errors import ConfigError, StoreUnavailable
+from nexus_jobs.urls import without_passwords
 
 
 def upgrade(url: str) -> None:
     """Bring the schema to the newest revision; several processes may do so at once.
 
     Raises:
+        ConfigError: a newer version has made the database, or its folder cannot be made.
         StoreUnavailable: the database does not answer, or another migration does not end.
     """
+    place = without_passwords(url)
     _make_folder(url)
     database = Database(url, pool_size=1)
     config = Config()
@@ -29,10 +35,23 @@ def upgrade(url: str) -> None:
     try:
         database.prepare()
         with database.write() as connection:
+            if _is_newer(connection, config):
+                raise ConfigError(
+                    f"{place}: this database was made by a newer version of Nexus Jobs"
+                )
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+    except StoreUnavailable as error:
+        raise StoreUnavailable(f"{place}: {error}") from error
     finally:
         database.close()
+
+
+def _is_newer(connection: Connection, config: Config) -> bool:
+    """Whether the schema is at a revision that is not among ours."""
+    revision = MigrationContext.configure(connection).get_current_revision()
+    ours = ScriptDirectory.from_config(config).walk_revisions()
+    return revision is not None and revision not in {script.revision for script in ours}
 
 
 def current(url: str) -> str | None:
@@ -58,4 +77,9 @@ def drift(url: str) -> list[Any]:
 def _make_folder(url: str) -> None:
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(parsed.database).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror
+            raise ConfigError(f"the folder {folder} cannot be made: {reason}") from error

@@ -23,13 +23,14 @@ def locked(data_dir: Path) -> Iterator[bool]:
     """Hold the data folder; yields whether the run before this one ended cleanly.
 
     Raises:
-        ConfigError: another `nexus up` holds the folder, or it cannot be made.
+        ConfigError: another `nexus up` holds the folder, or it cannot be used.
     """
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
+        lock = (data_dir / "nexus.lock").open("a+")
     except OSError as error:
-        raise ConfigError(f"the data folder {data_dir} cannot be made: {error.strerror}") from error
-    with (data_dir / "nexus.lock").open("a+") as file:
+        raise ConfigError(f"the data folder {data_dir} cannot be used: {error.strerror}") from error
+    with lock as file:
         file.seek(0)
         pid = file.read().strip()
         try:

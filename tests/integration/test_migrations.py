@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, inspect, text
 import migrations
 from nexus_jobs.adapters import schema
 from nexus_jobs.adapters.sql_store import SqlStore
-from nexus_jobs.errors import StoreUnavailable
+from nexus_jobs.errors import ConfigError, StoreUnavailable
 
 
 def newest() -> str | None:
@@ -84,3 +84,24 @@ def test_an_upgrade_makes_the_folder_of_a_sqlite_file(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/new/folder/nexus.db"
     schema.upgrade(url)
     assert schema.current(url) == newest()
+
+
+def test_a_database_of_a_newer_version_is_refused_and_left_alone(url: str) -> None:
+    schema.upgrade(url)
+    change(url, "UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(ConfigError, match="made by a newer version"):
+        schema.upgrade(url)
+    assert schema.current(url) == "9999"
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "nexus.db"
+    file.write_text("notes of mine\n" * 100)
+    with pytest.raises(StoreUnavailable, match=f"{file}: file is not a database"):
+        schema.upgrade(f"sqlite:///{file}")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=f"folder {tmp_path}/file/data cannot be made"):
+        schema.upgrade(f"sqlite:///{tmp_path}/file/data/nexus.db")

@@ -32,6 +32,12 @@ def test_a_folder_is_free_again_after_a_run(tmp_path: Path) -> None:
         assert ended_cleanly
 
 
+def test_a_folder_in_which_nothing_can_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "nexus.lock").mkdir()  # as root may write everywhere
+    with pytest.raises(ConfigError, match="cannot be used: Is a directory"), locked(tmp_path):
+        pass
+
+
 def test_a_run_that_ends_with_an_error_has_ended_cleanly(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), locked(tmp_path):
         raise ZeroDivisionError
