@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated
 
 import typer
@@ -12,7 +13,7 @@ from nexus_jobs.cli.options import DEFAULT_URL, MaxTokens, Priority, Seed, Tempe
 from nexus_jobs.cli.output import console, show_document
 from nexus_jobs.cli.watching import patiently, rows_failed, watch
 from nexus_jobs.client import Client
-from nexus_jobs.errors import ConfigError
+from nexus_jobs.errors import ConfigError, NexusError
 
 app = typer.Typer(help="Files of prompts.", no_args_is_help=True)
 
@@ -44,7 +45,8 @@ def submit(
     target = output or file.with_suffix(".out.csv")
     if output and not follow:
         raise typer.BadParameter("is of use only with --watch", param_hint="--output")
-    _check_output(target)
+    if follow:
+        _check_output(target)
     with Client(url) as client:
         fields = {
             "model": model or _first_model(client),
@@ -89,8 +91,7 @@ def save_output(
     """Save the output as it is now: the input's columns, then the answers."""
     _check_output(output)
     with Client(url) as client:
-        client.save_bulk_output(bulk, output)
-    typer.echo(f"Output: {output}")
+        _save(client, bulk, output)
 
 
 @app.command()
@@ -115,9 +116,19 @@ def _first_model(client: Client) -> str:
 
 
 def _check_output(target: Path) -> None:
-    """Find out before the work what would lose its result after it."""
+    """Find out before the work what would lose its result after it.
+
+    Raises:
+        BadParameter: no file can be written there.
+    """
     if not target.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {target.parent}", param_hint="--output")
+    try:
+        with TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        message = f"nothing can be written in {target.parent}: {error.strerror}"
+        raise typer.BadParameter(message, param_hint="--output") from error
 
 
 def _finish(client: Client, bulk_id: str, output: Path) -> None:
@@ -126,9 +137,19 @@ def _finish(client: Client, bulk_id: str, output: Path) -> None:
     if bulk["state"] != "completed":
         typer.echo(f"bulk {bulk_id} was {bulk['state']}", err=True)
         sys.exit(1)
-    patiently(lambda: client.save_bulk_output(bulk_id, output), console.print)
-    typer.echo(f"Output: {output}")
+    patiently(lambda: _save(client, bulk_id, output), console.print)
     if failed := rows_failed(bulk):
         message = f"{failed:,} of {bulk['total']:,} rows failed; the column `error` says why"
         typer.secho(message, fg=typer.colors.RED, err=True)
         sys.exit(1)
+
+
+def _save(client: Client, bulk_id: str, output: Path) -> None:
+    try:
+        client.save_bulk_output(bulk_id, output)
+    except OSError as error:
+        raise NexusError(
+            f"{output} cannot be written: {error.strerror}; "
+            f"the answers are kept: nexus bulk output {bulk_id} --output FILE"
+        ) from error
+    typer.echo(f"Output: {output}")

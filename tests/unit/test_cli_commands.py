@@ -146,11 +146,24 @@ def test_a_bulk_that_was_cancelled_ends_the_watch(
     assert "bulk b1 was cancelled" in capsys.readouterr().err
 
 
+def test_answers_that_cannot_be_saved_are_said_to_be_kept(
+    server: Script, nexus: Any, tmp_path: Path, capsys: Any
+) -> None:
+    server.on("GET bulk/b1", DONE)
+    server.on("GET bulk/b1/output", "all rows")
+    output = tmp_path / ("x" * 255)  # a name that is too long with the one of its draft
+    assert nexus("bulk", "watch", "b1", "--output", str(output)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "File name too long" in line
+    assert "nexus bulk output b1 --output FILE" in line
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
         (["--output", "x.csv"], "only with"),
         (["--watch", "--output", "no/such/folder/x.csv"], "there is no folder"),
+        (["--watch", "--output", "/proc/x.csv"], "nothing can be written in /proc"),
     ],
 )
 def test_an_output_that_would_be_lost_is_refused_before_anything_is_sent(
