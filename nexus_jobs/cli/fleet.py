@@ -33,6 +33,7 @@ def _rows(worker: Document) -> list[tuple[object, ...]]:
 
 
 def _placement(model: Document) -> tuple[object, ...]:
+    memory = model["memory_mb"]
     return (
         model["model"],
         model["state"],
@@ -40,7 +41,7 @@ def _placement(model: Document) -> tuple[object, ...]:
         f"{model['running']}/{model['slots']}",
         f"{model['tokens_per_second']:.0f}",
         f"{model['step_ms']:.1f}",
-        model["memory_mb"],
+        None if memory is None else f"{memory:.0f}",
         model["reason"],
     )
 

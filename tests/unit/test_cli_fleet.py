@@ -78,7 +78,7 @@ def test_workers_are_listed_with_each_model_they_have(
         "slots": 8,
         "tokens_per_second": 41.6,
         "step_ms": 2.25,
-        "memory_mb": None,
+        "memory_mb": 516.91796875,
         "reason": None,
     }
     busy = {"id": "w1", "host": "h", "device": "cpu", "draining": False, "seen_at": "now"}
@@ -86,7 +86,7 @@ def test_workers_are_listed_with_each_model_they_have(
     server.on("GET workers", {"data": [busy | {"models": [placed]}, idle]})
     assert nexus("workers") == 0
     assert capsys.readouterr().out.splitlines()[1:] == [
-        "w1\th\tcpu\tnow\town\tready\tonnx int8\t3/8\t42\t2.2\t-\t-",
+        "w1\th\tcpu\tnow\town\tready\tonnx int8\t3/8\t42\t2.2\t517\t-",
         "w2 (draining)\th\tcpu\tnow" + "\t-" * 8,
     ]
 
