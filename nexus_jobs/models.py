@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from nexus_jobs.errors import ConfigError
-from nexus_jobs.spelling import explain
+from nexus_jobs.spelling import did_you_mean, explain
 
 MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,99}$"
 """Model names end up in queue names, file names and URLs."""
@@ -187,6 +187,10 @@ def origin(url: str) -> str | None:
     return f"{parts.scheme}://{parts.hostname}:{port}"
 
 
+_LISTS: Final = ("models", "routes")
+"""The keys of the file."""
+
+
 def load_models(path: Path) -> list[ModelConfig]:
     """Read the models a YAML file lists under `models:`.
 
@@ -202,15 +206,12 @@ def load_entries(
     """Read what a YAML file lists under a key, which may be missing if there is a default.
 
     Raises:
-        ConfigError: the file is missing or not of that form, or a name stands twice.
+        ConfigError: the file is missing or not of that form, or a name or a key stands twice.
     """
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist; name the models file with --models") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+    document = _read(path)
     entries = document if isinstance(document, dict) else {}
+    for unknown in entries.keys() - {*_LISTS}:
+        raise ConfigError(f"{path}: unknown key {unknown!r}" + did_you_mean(str(unknown), _LISTS))
     listed = entries.get(key, default)
     if not isinstance(listed, list):
         raise ConfigError(f"{path}: expected a list under the key `{key}`")
@@ -221,6 +222,35 @@ def load_entries(
         if names.count(name) > 1:
             raise ConfigError(f"{path}: {what} {name!r} stands there {names.count(name)} times")
     return read
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML takes the last and says nothing."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value!r} stands there twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return node
+
+
+def _read(path: Path) -> object:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe one
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path} does not exist; say where the models file is with NEXUS_MODELS_FILE"
+        ) from error
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ConfigError(f"{path}: {line}{error.problem}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _entry(path: Path, what: str, kind: type[EntryT], entry: object) -> EntryT:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
-from typing import Final, get_args
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -27,8 +27,7 @@ def explain(error: ValidationError, root: type[BaseModel], where: str) -> str:
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            known = _fields_at(root, item["loc"][:-1])
-            message = "unknown key" + did_you_mean(str(item["loc"][-1]), known)
+            message = "unknown key" + _where_to(str(item["loc"][-1]), root, item["loc"][:-1])
         else:
             message = item["msg"].removeprefix("Value error, ") + _got(key, item["input"])
         lines.append(f"{where}: {key}: {message}")
@@ -43,12 +42,31 @@ def _got(key: str, value: object) -> str:
     return f" (got {text})" if len(text) <= _SHORT else f" (got {text[:_SHORT]}...)"
 
 
-def _fields_at(root: type[BaseModel], location: Iterable[int | str]) -> list[str]:
+def _where_to(word: str, root: type[BaseModel], location: Sequence[int | str]) -> str:
+    """Where a key belongs that was written at the wrong place, or else what it may have meant."""
+    if places := list(_places(word, root)):
+        return f"; there is {' or '.join(places)}"
+    return did_you_mean(word, _model_at(root, location).model_fields)
+
+
+def _places(word: str, model: type[BaseModel], path: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if name == word:
+            yield path + name
+        if (inner := _model_in(field.annotation)) is not None:
+            yield from _places(word, inner, f"{path}{name}.")
+
+
+def _model_at(root: type[BaseModel], location: Iterable[int | str]) -> type[BaseModel]:
     model = root
     for part in location:
         if isinstance(part, int):  # a place in a list; the step before has led to its entries
             continue
-        annotation = model.model_fields[part].annotation
-        candidates = [annotation, *get_args(annotation)]
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return list(model.model_fields)
+        model = _model_in(model.model_fields[part].annotation) or model
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field holds, or holds a list of, or may hold."""
+    candidates = [annotation, *get_args(annotation)]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)

@@ -46,6 +46,7 @@ def test_the_keys_of_the_readme_are_all_accepted(settings_file):
         ("[server]\nprot = 1\n", "server.prot: unknown key; did you mean 'port'?"),
         ("[sever]\nport = 1\n", "sever: unknown key; did you mean 'server'?"),
         ("[server]\nport = 99999\n", "server.port: Input should be less than or equal to 65535"),
+        ("[server]\nembedded_port = 1\n", "unknown key; there is queue.embedded_port"),
         ("[server\n", "settings:"),
     ],
 )
@@ -91,8 +92,22 @@ def test_models_come_from_yaml(models_file):
         ("models:\n- name: a\n  simulated: {step: 3}\n", "did you mean 'step_ms'?"),
         ("models:\n- name: A b\n", "model A b: name"),
         ("models:\n- {name: a}\n- {name: a}\n", "model 'a' stands there 2 times"),
+        (
+            "models:\n- name: a\n  step_ms: 3\n",
+            "step_ms: unknown key; there is simulated.step_ms",
+        ),
+        (
+            "models:\n- name: a\n  upstream: {device: cpu}\n",
+            "upstream.device: unknown key; there is device",
+        ),
         ("- name: a\n", "expected a list under the key `models`"),
-        ("models: [\n", "models.yaml"),
+        ("models: []\nrouts: []\n", "unknown key 'routs'; did you mean 'routes'?"),
+        ("modles: []\n", "unknown key 'modles'; did you mean 'models'?"),
+        (
+            "models:\n- name: a\n  device: cpu\n  device: auto\n",
+            "models.yaml: line 4: the key 'device' stands there twice",
+        ),
+        ("models: [\n", "models.yaml: line 2: "),
     ],
 )
 def test_a_wrong_models_file_is_refused_with_what_would_be_right(models_file, text, hint):
@@ -100,6 +115,15 @@ def test_a_wrong_models_file_is_refused_with_what_would_be_right(models_file, te
     with pytest.raises(ConfigError) as refused:
         load_models(models_file)
     assert hint in str(refused.value)
+
+
+def test_a_model_may_overrule_what_it_takes_from_another(models_file):
+    models_file.write_text(
+        "models:\n- &a {name: a, device: cpu}\n- &b {<<: *a, name: b}\n- {<<: *b, name: c}\n"
+    )
+    assert [(m.name, m.device) for m in load_models(models_file)] == [
+        (name, "cpu") for name in "abc"
+    ]
 
 
 ROUTES = "models:\n- name: a\n- name: b\nroutes:\n"
@@ -151,7 +175,7 @@ def test_what_a_route_leaves_out_the_settings_say(settings_file, written, meant)
 
 
 def test_a_missing_models_file_is_named(models_file):
-    with pytest.raises(ConfigError, match="does not exist"):
+    with pytest.raises(ConfigError, match=r"does not exist; .* NEXUS_MODELS_FILE"):
         load_models(models_file)
 
 
