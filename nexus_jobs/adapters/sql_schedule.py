@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from nexus_jobs.adapters.database import Database, database_now, now
 from nexus_jobs.adapters.sql_models import to_registered
+from nexus_jobs.adapters.sql_upsert import upsert
 from nexus_jobs.adapters.tables import assignments, decisions, leaders, models, recommendations
 from nexus_jobs.fleet import Action, Assignment, Decision, Recommendation, RegisteredModel
 
@@ -108,10 +109,12 @@ class SqlSchedule:
         ]
 
     def recommend(self, replicas: Sequence[Recommendation]) -> None:
+        # two who lead for a moment may do this at once: in one order, so that neither deadlocks
+        rows = [asdict(one) for one in sorted(replicas, key=lambda one: one.model)]
+        others = recommendations.c.model.not_in([row["model"] for row in rows])
         with self._database.write() as connection:
-            connection.execute(delete(recommendations))
-            if replicas:
-                connection.execute(insert(recommendations), [asdict(one) for one in replicas])
+            upsert(connection, recommendations, rows)
+            connection.execute(delete(recommendations).where(others))
 
     def recommendations(self) -> list[Recommendation]:
         query = select(recommendations).order_by(recommendations.c.model)

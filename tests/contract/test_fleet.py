@@ -209,3 +209,19 @@ def test_recommendations_are_replaced_as_a_whole(store: Store) -> None:
     assert store.recommendations() == [two]
     store.recommend([])
     assert store.recommendations() == []
+
+
+def test_two_schedulers_that_recommend_at_once_leave_one_of_both_as_a_whole(store: Store) -> None:
+    names = ["*", *"abcd"]
+    plans = [[Recommendation(model=m, replicas=n, reason="") for m in names] for n in (1, 2)]
+    start = Barrier(2)
+
+    def recommend(plan: list[Recommendation]) -> None:
+        start.wait()
+        for _ in range(50):
+            store.recommend(plan)
+
+    with ThreadPoolExecutor(2) as threads:
+        for each in [threads.submit(recommend, plan) for plan in plans]:
+            each.result()
+    assert store.recommendations() in plans
