@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from functools import partial
 
@@ -70,6 +71,17 @@ def test_a_row_that_was_evicted_while_its_step_ran_is_not_heard_of_again(engine)
     assert len(engine.step()) == 2
     engine.evict("b")
     assert [progress.sequence_id for progress in engine.step()] == ["a"]
+
+
+def test_rows_join_though_the_steps_before_have_more_to_say_than_the_pipe_can_hold(engine):
+    long = " ".join(["x" * 1_000_000] * 9)
+    engine.admit([sequence("a", long)])
+    engine.step()
+    joining = threading.Thread(target=engine.admit, args=([sequence("b", long)],), daemon=True)
+    joining.start()
+    joining.join(10)
+    assert not joining.is_alive()
+    until(lambda: {progress.sequence_id for progress in engine.step()} == {"a", "b"})
 
 
 class Refusing(SimulatedEngine):

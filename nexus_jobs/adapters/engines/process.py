@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Final
+from queue import SimpleQueue
+from typing import Any, Final
 
 from nexus_jobs.engine import Engine, Progress, Tokenizer, TokenSequence
 from nexus_jobs.errors import EngineError, ModelUnavailable, NexusError
@@ -29,6 +31,7 @@ SURE: Final = 0.5
 """A step is trusted to take so much of the time that the shortest of the last ones took. Those in
 which prompts join take longer than others.
 """
+_Call = tuple[str, tuple[Any, ...]]
 _FACTS: Final = (
     "name",
     "reproducible",
@@ -161,9 +164,10 @@ def _serve(pipe: Connection, build: Callable[[], Engine]) -> None:
         pipe.send(error)
         return
     pipe.send([getattr(engine, fact) for fact in _FACTS])
-    with suppress(EOFError, OSError):
-        while True:
-            method, arguments = pipe.recv()
+    calls: SimpleQueue[_Call | None] = SimpleQueue()
+    threading.Thread(target=_listen, args=(pipe, calls), daemon=True).start()
+    with suppress(OSError):
+        for method, arguments in iter(calls.get, None):
             began_at = time.monotonic()
             try:
                 answer = getattr(engine, method)(*arguments)
@@ -173,3 +177,17 @@ def _serve(pipe: Connection, build: Callable[[], Engine]) -> None:
                 answer = error
             if answer is not None:
                 pipe.send((method, answer, began_at, time.monotonic()))
+
+
+def _listen(pipe: Connection, calls: SimpleQueue[_Call | None]) -> None:
+    """Take every call in as it comes, None when the other side is gone.
+
+    While that sends prompts it reads no answer, so an answer that does not fit into the pipe must
+    not keep this side from reading.
+    """
+    try:
+        with suppress(EOFError, OSError):
+            while True:
+                calls.put(pipe.recv())
+    finally:
+        calls.put(None)
