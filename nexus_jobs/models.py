@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
@@ -34,6 +34,11 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    @classmethod
+    def stored(cls, document: object) -> Self:
+        """One that was stored, perhaps by a newer version: what that added is left out."""
+        return cls.model_validate(document, extra="ignore")
 
     @field_validator("*")
     @classmethod

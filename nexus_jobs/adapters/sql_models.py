@@ -35,7 +35,7 @@ class SqlModels:
     def models(self) -> list[ModelConfig]:
         with self._database.read() as connection:
             configs = connection.scalars(select(models.c.config).order_by(*_BY_PLACE))
-            return [ModelConfig.model_validate(config) for config in configs]
+            return [ModelConfig.stored(config) for config in configs]
 
     def registered(self) -> list[RegisteredModel]:
         with self._database.read() as connection:
@@ -51,9 +51,7 @@ class SqlModels:
         chosen = select(model_versions).where(model_versions.c.name == name)
         with self._database.read() as connection:
             rows = connection.execute(chosen.order_by(model_versions.c.version)).all()
-        return [
-            (row.version, row.registered_at, ModelConfig.model_validate(row.config)) for row in rows
-        ]
+        return [(row.version, row.registered_at, ModelConfig.stored(row.config)) for row in rows]
 
     def remove_model(self, name: str) -> bool:
         with self._database.write() as connection:
@@ -76,7 +74,7 @@ class SqlModels:
 
 def to_registered(row: Row[Any]) -> RegisteredModel:
     return RegisteredModel(
-        config=ModelConfig.model_validate(row.config),
+        config=ModelConfig.stored(row.config),
         version=row.version,
         origin=Origin(row.origin),
         wanted=Wanted(row.wanted),
@@ -95,7 +93,7 @@ def _register(connection: Connection, model: ModelConfig, origin: Origin, place:
     row = {"name": model.name, "position": place, "origin": origin}
     is_new = insert_or_lock(connection, models, {**row, "config": config})
     known = connection.execute(_named(model.name)).one()
-    if not is_new and ModelConfig.model_validate(known.config) == model:
+    if not is_new and ModelConfig.stored(known.config) == model:
         upsert(connection, models, [{**row, "config": config}])
         return
     newest = select(func.coalesce(func.max(model_versions.c.version), 0))

@@ -21,7 +21,7 @@ class SqlRoutes:
     def routes(self) -> list[Route]:
         with self._database.read() as connection:
             configs = connection.scalars(select(routes.c.config).order_by(routes.c.name))
-            return [Route.model_validate(config) for config in configs]
+            return [Route.stored(config) for config in configs]
 
     def put_route(self, route: Route) -> None:
         # what was left out stays open, for the settings to decide

@@ -262,3 +262,10 @@ def test_a_value_that_is_long_or_a_section_is_not_repeated(models_file):
     with pytest.raises(ConfigError) as refused:
         load_models(models_file)
     assert len(str(refused.value)) < 300
+
+
+def test_what_a_newer_version_has_stored_can_be_read():
+    stored = {"name": "a", "added": 1, "simulated": {"step_ms": 2, "more": 3}}
+    assert ModelConfig.stored(stored) == ModelConfig(name="a", simulated={"step_ms": 2})
+    route = Route.stored({"name": "r", "targets": [{"model": "a", "added": 1}], "more": 2})
+    assert route == Route(name="r", targets=[{"model": "a"}])
