@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from nexus_jobs.chaos.disk import Disk
+from nexus_jobs.chaos.ground import LEASE_SECONDS
 from nexus_jobs.chaos.servers import Postgres
 
 
@@ -24,6 +28,31 @@ class Crashed:
 
     def heal(self) -> None:
         """It recovers by itself."""
+
+
+class Stalled:
+    """PostgreSQL does nothing for longer than a lease, as on a disk that hangs, and then goes on.
+
+    No call fails; all only come late.
+    """
+
+    name = "postgresql stalled"
+    seconds = (LEASE_SECONDS + 1.0, LEASE_SECONDS + 4.0)
+
+    def __init__(self, server: Postgres) -> None:
+        self._server = server
+        self._stopped: list[psutil.Process] = []
+
+    def inject(self, chance: random.Random) -> None:  # noqa: ARG002
+        self._stopped = self._server.processes()
+        for process in self._stopped:
+            process.suspend()
+
+    def heal(self) -> None:
+        for process in self._stopped:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+        self._stopped = []
 
 
 class Locked:

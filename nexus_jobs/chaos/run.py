@@ -17,7 +17,7 @@ from nexus_jobs.chaos import ledger
 from nexus_jobs.chaos.campaign import Campaign
 from nexus_jobs.chaos.checker import check
 from nexus_jobs.chaos.company import second_scheduler, worker_from_the_future
-from nexus_jobs.chaos.database_faults import Crashed, Full, Locked
+from nexus_jobs.chaos.database_faults import Crashed, Full, Locked, Stalled
 from nexus_jobs.chaos.fault import Fault
 from nexus_jobs.chaos.ground import WORKERS, Ground, ground
 from nexus_jobs.chaos.history import History, Told
@@ -128,7 +128,9 @@ def _of_the_database(built: Ground) -> list[Fault]:
         return [Locked(built.database.file), Full(built.disk)]
     shared = _of_the_link(built.database.proxy, "postgresql")
     shared.append(worker_from_the_future(built.stack, built.folder))
-    return [*shared, Crashed(built.postgres)] if built.postgres else shared
+    if built.postgres:
+        shared += [Crashed(built.postgres), Stalled(built.postgres)]
+    return shared
 
 
 def settle(database: URL) -> None:

@@ -8,6 +8,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+import psutil
 import redis
 import uuid_utils
 from sqlalchemy import URL, create_engine, make_url
@@ -86,6 +87,11 @@ class Postgres:
             raise ConfigError(f"there is no PostgreSQL to break; {_INSTALL}") from error
         self._server = get_server(Path(self._folder.name) / "data")
         self.url = make_url(self._server.get_uri()).set(drivername=DRIVERS["postgresql"])
+
+    def processes(self) -> list[psutil.Process]:
+        """All of it, the one first that starts the others."""
+        main = psutil.Process(self._server.get_pid())
+        return [main, *main.children(recursive=True)]
 
     def restart(self) -> None:
         """Let it drop everything at once, as in a crash, and start again."""
