@@ -105,13 +105,18 @@ class _Running:
         """Start a dead process again, at the moment the backoff allows."""
         if self.alive:
             return
-        now = monotonic()
         if not self._due:
-            self._wait = backoff.after(self._wait, now - self._started)
-            self._due = now + self._wait
-            self._emit(self.child.name, f"{self._ending()}; starts again in {self._wait:g} s")
-        elif now >= self._due:
-            self.start()
+            self._rest(backoff, monotonic() - self._started, self._ending())
+        elif monotonic() >= self._due:
+            try:
+                self.start()
+            except OSError as error:  # no memory, too many processes, a program being replaced
+                self._rest(backoff, 0.0, f"could not be started ({error})")
+
+    def _rest(self, backoff: Backoff, lived: float, why: str) -> None:
+        self._wait = backoff.after(self._wait, lived)
+        self._due = monotonic() + self._wait
+        self._emit(self.child.name, f"{why}; starts again in {self._wait:g} s")
 
     def _ending(self) -> str:
         code = self._process.returncode

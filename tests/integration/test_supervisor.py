@@ -98,6 +98,27 @@ def test_a_child_that_dies_is_started_again(log: Log) -> None:
     assert ("a", "ended with code 3; starts again in 0.1 s") in log.lines
 
 
+def test_a_child_that_cannot_be_started_for_a_while_leaves_the_others_alone(
+    log: Log, tmp_path: Path
+) -> None:
+    program, away = tmp_path / "program", tmp_path / "away"
+    program.write_text("#!/bin/sh\necho up\nexit 3\n")
+    program.chmod(0o700)
+    with Supervisor(log, QUICK) as supervisor:
+        supervisor.start(child("a", STEADY))
+        supervisor.start(Child(name="b", command=[str(program)]))
+        supervisor.watch(until=within(10, lambda: log.count("a", "up") + log.count("b", "up") >= 2))
+        program.rename(away)
+        in_vain = "could not be started"
+        supervisor.watch(
+            until=within(10, lambda: sum(line.startswith(in_vain) for _, line in log.lines) >= 2)
+        )
+        away.rename(program)
+        before = log.count("b", "up")
+        assert supervisor.watch(until=within(10, lambda: log.count("b", "up") > before))
+    assert log.count("a", "up") == 1
+
+
 def test_the_wait_before_a_start_grows_and_shrinks_back_after_a_healthy_while() -> None:
     backoff = Backoff(first=1, ceiling=5, healthy_after=30)
     waits = [0.0]
