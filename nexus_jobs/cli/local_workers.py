@@ -54,7 +54,12 @@ class LocalWorkers:
 
     def _follow(self, aim: int) -> None:
         for number in range(self._count + 1, aim + 1):
-            self._supervisor.start(self._worker(number))
+            try:
+                self._supervisor.start(self._worker(number))
+            except OSError as error:  # no memory or too many processes; the next look tries again
+                log.warning("worker.not_started", reason=str(error))
+                aim = number - 1
+                break
         for number in range(self._count, aim, -1):
             self._supervisor.let_go(self._worker(number).name)
         if aim != self._count:
