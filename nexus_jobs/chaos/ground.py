@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import make_url
+from sqlalchemy import URL
 
+from nexus_jobs.adapters.sql_engines import parse_url
 from nexus_jobs.chaos.disk import Disk, Quota, SmallDisk
 from nexus_jobs.chaos.servers import OnServer, Postgres, Redis, Sqlite
 from nexus_jobs.chaos.stack import Stack
 from nexus_jobs.chaos.talks import MODELS
+from nexus_jobs.errors import ConfigError
 
 LEASE_SECONDS: Final = 3.0
 """Short, so that many leases lapse in a minute."""
@@ -42,7 +44,11 @@ def ground(database: str, settings: Mapping[str, str] | None = None) -> Iterator
 
     A server that is given gets a database of its own, which is dropped at the end. `settings` are
     environment variables.
+
+    Raises:
+        ConfigError: there is no such server.
     """
+    server = None if database in (SQLITE, POSTGRESQL) else _server(database)
     with ExitStack() as parts:
         folder = Path(tempfile.mkdtemp(prefix="nexus-chaos-"))
         parts.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -53,8 +59,10 @@ def ground(database: str, settings: Mapping[str, str] | None = None) -> Iterator
             mounted = _mount(parts, folder / "data")
             base = Sqlite(folder / "data")
         else:
-            postgres = parts.enter_context(closing(Postgres())) if database == POSTGRESQL else None
-            base = OnServer(postgres.url if postgres else make_url(database))
+            if server is None:
+                postgres = parts.enter_context(closing(Postgres()))
+                server = postgres.url
+            base = OnServer(server)
             parts.callback(base.close)
         stack = Stack(folder, MODELS, {**_env(redis), **base.env, **(settings or {})})
         parts.callback(_end, stack)
@@ -67,6 +75,13 @@ def ground(database: str, settings: Mapping[str, str] | None = None) -> Iterator
             postgres=postgres,
             disk=mounted or Quota(stack),
         )
+
+
+def _server(url: str) -> URL:
+    parsed = parse_url(url)
+    if parsed.get_backend_name() != POSTGRESQL:
+        raise ConfigError("the URL is for a PostgreSQL server; for SQLite write --database sqlite")
+    return parsed
 
 
 def _env(redis: Redis) -> dict[str, str]:

@@ -12,12 +12,14 @@ import psutil
 import redis
 import uuid_utils
 from sqlalchemy import URL, create_engine, make_url
+from sqlalchemy.exc import DBAPIError
 
 from nexus_jobs.adapters.sql_engines import DRIVERS
 from nexus_jobs.chaos.proxy import Address, Proxy
 from nexus_jobs.chaos.stack import free_port, until
 from nexus_jobs.errors import ConfigError
 from nexus_jobs.supervisor import die_with_parent
+from nexus_jobs.urls import without_passwords
 
 _INSTALL = "pip install 'nexus-jobs[chaos]'"
 
@@ -117,7 +119,11 @@ class Sqlite:
 
 
 class OnServer:
-    """A database of its own on a PostgreSQL server; the platform reaches it through `proxy`."""
+    """A database of its own on a PostgreSQL server; the platform reaches it through `proxy`.
+
+    Raises:
+        ConfigError: the server does not answer, or lets us make no database.
+    """
 
     def __init__(self, server: URL) -> None:
         self._server = server.set(drivername=DRIVERS["postgresql"])
@@ -135,9 +141,14 @@ class OnServer:
 
     def _run(self, statement: str) -> None:
         engine = create_engine(self._server, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            connection.exec_driver_sql(statement)
-        engine.dispose()
+        try:
+            with engine.connect() as connection:
+                connection.exec_driver_sql(statement)
+        except DBAPIError as error:
+            reason = str(error.orig).partition("\n")[0]
+            raise ConfigError(f"{without_passwords(str(self._server))}: {reason}") from error
+        finally:
+            engine.dispose()
 
 
 def _address(server: URL) -> Address:

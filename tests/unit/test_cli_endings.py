@@ -40,3 +40,21 @@ def test_ctrl_c_is_quiet_while_the_commands_are_loaded(
     monkeypatch.setitem(sys.modules, "nexus_jobs.cli.commands", Interrupted())
     assert nexus("routes", "list") == 130
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("database", "reason"),
+    [
+        ("mysql", "no URL of a database"),
+        ("sqlite:///mine.db", "write --database sqlite"),
+        ("postgresql://u:s3cret@127.0.0.1:1/d", "Connection refused"),
+    ],
+)
+def test_a_server_that_cannot_be_had_for_chaos_is_a_sentence(
+    nexus: Any, capsys: Any, database: str, reason: str
+) -> None:
+    assert nexus("chaos", "--database", database) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Error: ")
+    assert reason in line
+    assert "s3cret" not in line
