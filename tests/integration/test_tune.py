@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from nexus_jobs.adapters.engines import build
 from nexus_jobs.adapters.engines.simulated import SimulatedEngine
-from nexus_jobs.cli import app
+from nexus_jobs.cli.commands import app
 from nexus_jobs.errors import ModelUnavailable
 from nexus_jobs.models import ModelConfig, SimulatedTimes, load_models
 from nexus_jobs.tuning import VARIANTS, Variant
