@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -23,6 +25,9 @@ from nexus_jobs.models import Section, origin
 from nexus_jobs.route import Algorithm, Route
 from nexus_jobs.spelling import did_you_mean, explain
 from nexus_jobs.urls import check_database, check_redis, without_passwords
+
+DEVICE: Final = r"^(auto|cpu|cuda:\d+)$"
+"""Where a model can run."""
 
 
 class ServerSettings(Section):
@@ -116,7 +121,7 @@ class WorkerSettings(Section):
     """A batch that makes no step for so long gives up its jobs; a lease later the worker ends."""
     threads: int = Field(0, ge=0)
     """CPU threads an engine may use; 0 is all cores that this process may run on."""
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda:\d+)$")
+    device: str = Field("auto", pattern=DEVICE)
     """Where models run that name no device of their own: auto, cpu, or cuda:N."""
     memory_mb: int = Field(0, ge=0)
     """What the models of a worker may hold together; 0 is its share of 80 % of what it may use."""
@@ -192,6 +197,16 @@ class LoadBalancerSettings(Section):
         return route.model_copy(update={name: ours[name] for name in unsaid})
 
 
+class _Environment(EnvSettingsSource):
+    """A list may stand in a variable as JSON, or with commas between."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return [one.strip() for one in str(value).split(",")]
+
+
 class Settings(BaseSettings):
     """All settings; build them with `load_settings`."""
 
@@ -243,7 +258,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _toml_file())
+        environment = _Environment(settings_cls)
+        return init_settings, environment, TomlConfigSettingsSource(settings_cls, _toml_file())
 
 
 def _toml_file() -> Path:
@@ -264,8 +280,8 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         raise ConfigError(explain(error, Settings, "settings")) from error
-    except ValueError as error:  # a TOML file that cannot be parsed, a variable that is not JSON
-        raise ConfigError(f"settings: {error}") from error
+    except ValueError as error:  # it cannot be parsed
+        raise ConfigError(f"{_toml_file()}: {error}") from error
 
 
 def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from nexus_jobs.adapters.model_sources import BUILT_IN, Source, find_source
 from nexus_jobs.adapters.model_weights import DIGEST_PREFIX, check_files, check_revision
 from nexus_jobs.adapters.packages import check_installed
 from nexus_jobs.adapters.tokenizer_files import copy_tokenizer, stored_precision
+from nexus_jobs.config import Settings
 from nexus_jobs.errors import ConfigError, Conflict, ModelUnavailable
 from nexus_jobs.models import MODEL_NAME, ModelConfig, Precision
 
@@ -205,7 +207,7 @@ def resolve(config: ModelConfig, models_dir: Path) -> ModelFolder:
     except ValueError as error:
         reason = f"is damaged ({error})" if path.exists() else "has not been pulled"
         raise ModelUnavailable(
-            f"model {config.name} {reason}; run: {_pull_command(config)}"
+            f"model {config.name} {reason}; run: {_pull_command(config, models_dir)}"
         ) from error
     check_revision(config, folder)
     return folder
@@ -231,14 +233,24 @@ def _on_hub(source: str) -> bool:
     return source.startswith(HUB_PREFIX) or re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) is not None
 
 
-def _pull_command(config: ModelConfig) -> str:
+def _pull_command(config: ModelConfig, models_dir: Path) -> str:
     source, revision = config.source, config.revision or ""
+    where = _option_for(models_dir)
     if source == BUILT_IN.name:
-        return f"nexus models pull {source}"
+        return f"nexus models pull {source}{where}"
     if _on_hub(source):
         commit = "" if not revision or revision.startswith(DIGEST_PREFIX) else f"@{revision}"
-        return f"nexus models pull {HUB_PREFIX}{source.removeprefix(HUB_PREFIX)}{commit}"
-    return f"nexus models pull FOLDER --name {source}, where FOLDER holds its weights"
+        return f"nexus models pull {HUB_PREFIX}{source.removeprefix(HUB_PREFIX)}{commit}{where}"
+    return f"nexus models pull FOLDER --name {source}{where}, where FOLDER holds its weights"
+
+
+def _option_for(models_dir: Path) -> str:
+    """What brings a model into this root, if it is that of another data folder than the usual."""
+    usual = Settings.model_fields["data_dir"].default
+    folder = models_dir.parent
+    if models_dir.name != "models" or folder == usual.absolute():
+        return ""
+    return f" --data-dir {shlex.quote(str(folder))}"
 
 
 def _inside(models_dir: Path, name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Annotated
@@ -12,7 +13,7 @@ import typer
 from nexus_jobs.cli.options import DEFAULT_URL, MaxTokens, Priority, Seed, Temperature, Url
 from nexus_jobs.cli.output import console, show_document
 from nexus_jobs.cli.watching import patiently, rows_failed, watch
-from nexus_jobs.client import Client
+from nexus_jobs.client import Client, Document, Refused
 from nexus_jobs.errors import ConfigError, NexusError
 
 app = typer.Typer(help="Files of prompts.", no_args_is_help=True)
@@ -57,7 +58,7 @@ def submit(
             "priority": priority,
         }
         given = {name: str(value) for name, value in fields.items() if value is not None}
-        bulk_id = client.submit_bulk(file, given)["id"]
+        bulk_id = _submit(client, file, given)["id"]
         typer.echo(bulk_id)
         if follow:
             _finish(client, bulk_id, target)
@@ -106,6 +107,14 @@ def retry(bulk: BulkId, url: Url = DEFAULT_URL) -> None:
     """Run the rows of a bulk again that failed."""
     with Client(url) as client:
         typer.echo(client.retry_bulk(bulk)["state"])
+
+
+def _submit(client: Client, file: Path, fields: Mapping[str, str]) -> Document:
+    try:
+        return client.submit_bulk(file, fields)
+    except Refused as error:  # it speaks of the form's field
+        message = str(error).replace("`prompt_column`", "--prompt-column")
+        raise Refused(error.code, message) from error
 
 
 def _first_model(client: Client) -> str:

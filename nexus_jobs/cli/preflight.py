@@ -56,8 +56,8 @@ def check_host(host: str) -> None:
     """
     if not _is_loopback(host):
         raise ConfigError(
-            f"host {host} can be reached from other machines and there are no API keys yet; "
-            "use 127.0.0.1, and a reverse proxy that asks for credentials"
+            f"host {host} is no loopback address like 127.0.0.1; other machines could reach it, "
+            "and there are no API keys yet: use a reverse proxy that asks for credentials"
         )
 
 

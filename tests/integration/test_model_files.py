@@ -177,6 +177,17 @@ def test_a_missing_model_says_what_to_run(path: str, command: str, model_root: P
     assert load_tokenizer(config, model_root) is None
 
 
+def test_what_to_run_names_the_folder_that_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = ModelConfig(name="smollm2-135m")
+    with pytest.raises(ModelUnavailable, match=r"pull smollm2-135m$"):
+        resolve(config, tmp_path / ".nexus" / "models")
+    with pytest.raises(ModelUnavailable, match=f"pull smollm2-135m --data-dir {tmp_path}/d9$"):
+        resolve(config, tmp_path / "d9" / "models")
+
+
 def test_a_hubs_name_finds_what_was_pulled_from_it(tiny_folder: Path, model_root: Path) -> None:
     pull(str(tiny_folder), models_dir=model_root, name="tiny")
     assert resolve(ModelConfig(name="other", path="org/Tiny"), model_root).name == "tiny"

@@ -193,6 +193,17 @@ def test_an_output_that_would_be_lost_is_refused_before_anything_is_sent(
     assert server.requests == []
 
 
+def test_a_column_that_is_not_there_is_asked_for_by_its_option(
+    server: Script, nexus: Any, prompts: Path, capsys: Any
+) -> None:
+    message = "there is no column 'x'; name it in `prompt_column`"
+    errors = [{"field": "prompt_column", "code": "missing_column", "message": message}]
+    server.on("POST bulk", (422, {"code": "missing_column", "detail": "no", "errors": errors}))
+    submit = ("bulk", "submit", str(prompts), "--model", "tiny", "--prompt-column", "x")
+    assert nexus(*submit) == 1
+    assert capsys.readouterr().err.endswith("name it in --prompt-column\n")
+
+
 def test_a_file_that_is_not_there_is_refused(nexus: Any, capsys: Any) -> None:
     assert nexus("bulk", "submit", "nowhere.csv") == 2
     assert "does not exist" in capsys.readouterr().err

@@ -47,7 +47,7 @@ def test_the_keys_of_the_readme_are_all_accepted(settings_file):
         ("[sever]\nport = 1\n", "sever: unknown key; did you mean 'server'?"),
         ("[server]\nport = 99999\n", "server.port: Input should be less than or equal to 65535"),
         ("[server]\nembedded_port = 1\n", "unknown key; there is queue.embedded_port"),
-        ("[server\n", "settings:"),
+        ("[server\n", "nexus.toml: Expected ']'"),
     ],
 )
 def test_a_wrong_settings_file_is_refused_with_what_would_be_right(settings_file, text, hint):
@@ -72,6 +72,20 @@ def test_a_wrong_variable_is_refused_with_what_would_be_right(
     with pytest.raises(ConfigError) as refused:
         load_settings()
     assert hint in str(refused.value)
+
+
+@pytest.mark.parametrize("written", ["http://a:1, http://b:2", '["http://a:1", "http://b:2"]'])
+def test_a_list_in_a_variable_has_commas_or_is_json(settings_file, monkeypatch, written):
+    settings_file.write_text("")
+    monkeypatch.setenv("NEXUS_SERVER__UPSTREAMS", written)
+    assert load_settings().server.upstreams == ("http://a:1", "http://b:2")
+
+
+def test_a_variable_that_should_be_a_section_is_named(settings_file, monkeypatch):
+    settings_file.write_text("")
+    monkeypatch.setenv("NEXUS_SERVER", "http://a:1")
+    with pytest.raises(ConfigError, match=r"^settings: server: "):
+        load_settings()
 
 
 def test_a_settings_file_that_was_asked_for_must_exist(settings_file):
