@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -21,13 +21,10 @@ from pydantic_settings import (
 )
 
 from nexus_jobs.errors import ConfigError
-from nexus_jobs.models import Section, origin
+from nexus_jobs.models import DEVICE, Section, origin
 from nexus_jobs.route import Algorithm, Route
 from nexus_jobs.spelling import did_you_mean, explain
 from nexus_jobs.urls import check_database, check_redis, without_passwords
-
-DEVICE: Final = r"^(auto|cpu|cuda:\d+)$"
-"""Where a model can run."""
 
 
 class ServerSettings(Section):

@@ -23,6 +23,7 @@ from nexus_jobs.spelling import did_you_mean, explain
 
 MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,99}$"
 """Model names end up in queue names, file names and URLs."""
+DEVICE = r"^(auto|cpu|cuda:\d+)$"
 REVISION = r"^(sha256:[0-9a-f]{64}|[0-9a-f]{40})$"
 
 
@@ -111,8 +112,7 @@ class ModelConfig(Named):
     the SHA-256 of the weights. That of several files is the SHA-256 of what `sha256sum` prints of
     them, by name, run in their folder. Others are not loaded. None is whatever is here.
     """
-    device: str = "auto"
-    """auto, cpu, or cuda:N."""
+    device: str = Field("auto", pattern=DEVICE)
     precision: Precision | None = None
     """None is the engine's own default: the file as it is for openvino, int8 for onnx, and for
     huggingface fp32 on a CPU and bf16 on CUDA.

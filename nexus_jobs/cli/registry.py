@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 import typer
@@ -10,7 +9,6 @@ import typer
 from nexus_jobs.cli.options import DEFAULT_URL, Url, given
 from nexus_jobs.cli.output import show_document
 from nexus_jobs.client import LONGEST_WAIT, Client
-from nexus_jobs.config import DEVICE
 from nexus_jobs.models import EngineType, Precision
 
 Name = Annotated[str, typer.Argument(metavar="MODEL")]
@@ -18,12 +16,6 @@ Wait = Annotated[
     float,
     typer.Option(min=0, max=LONGEST_WAIT, help="Seconds to wait until it is so, or has failed."),
 ]
-
-
-def _device(value: str | None) -> str | None:
-    if value is not None and not re.match(DEVICE, value):
-        raise typer.BadParameter("must be auto, cpu or cuda:N")
-    return value
 
 
 def add(
@@ -38,9 +30,7 @@ def add(
     revision: Annotated[
         str | None, typer.Option(help="Load these weights only: sha256:... or a hub's commit.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="auto, cpu or cuda:N.", callback=_device)
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda:N.")] = None,
     precision: Annotated[Precision | None, typer.Option(help="Of the weights.")] = None,
     max_batch_size: Annotated[int | None, typer.Option(help="Slots on a worker.")] = None,
     max_sequence_length: Annotated[

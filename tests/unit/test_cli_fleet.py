@@ -25,12 +25,6 @@ def test_a_model_is_registered_with_what_is_given(server: Script, nexus: Any, ca
     assert "has not been pulled" in said.err
 
 
-def test_a_model_for_no_device_is_refused(server: Script, nexus: Any, capsys: Any) -> None:
-    assert nexus("models", "add", "own", "--device", "gpu") == 2
-    assert "auto, cpu or cuda:N" in capsys.readouterr().err
-    assert server.requests == []
-
-
 def test_a_model_is_removed(server: Script, nexus: Any) -> None:
     server.on("DELETE models/own", (204, ""))
     assert nexus("models", "remove", "own") == 0

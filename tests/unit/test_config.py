@@ -272,7 +272,7 @@ def test_a_value_that_is_long_or_a_section_is_not_repeated(models_file):
     with pytest.raises(ConfigError) as refused:
         load_models(models_file)
     assert "s3cret" not in str(refused.value)
-    models_file.write_text(f"models:\n- {{name: a, device: b, max_batch_size: {'x' * 999}}}\n")
+    models_file.write_text(f"models:\n- {{name: a, max_batch_size: {'x' * 999}}}\n")
     with pytest.raises(ConfigError) as refused:
         load_models(models_file)
     assert len(str(refused.value)) < 300

@@ -86,6 +86,7 @@ def test_a_change_makes_a_version_and_the_same_again_does_not(client: FlaskClien
         ({"name": "own", "simulated": {"step_ms": 1e300}}, "simulated.step_ms", "out_of_range"),
         ({"name": "own", "min_workers": 3, "max_workers": 1}, "max_workers", "out_of_range"),
         ({"name": "own", "pinned_to": ["w\0"]}, "pinned_to", "invalid_value"),
+        ({"name": "own", "device": "gpu"}, "device", "invalid_value"),
         ({"name": "own", "path": "a\0b"}, "path", "invalid_value"),
         ({"name": "own", "path": "a" * 5000}, "path", "invalid_config"),
         ({"name": "own", "path": "../secret"}, "path", "invalid_config"),
