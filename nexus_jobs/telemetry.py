@@ -41,6 +41,11 @@ queue_seconds = Histogram(
 )
 
 
+def wants_colour() -> bool:
+    """Whether a terminal may be sent colours: NO_COLOR and a dumb one forbid it."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 def configure_logging(level: int = logging.INFO) -> None:
     """Human-readable lines in a terminal (or with FORCE_COLOR), JSON elsewhere; on stderr.
 
@@ -54,7 +59,9 @@ def configure_logging(level: int = logging.INFO) -> None:
     renderer: structlog.typing.Processor
     if sys.stderr.isatty() or os.environ.get("FORCE_COLOR"):
         # The default traceback shows local variables, and those hold prompts.
-        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=wants_colour(), exception_formatter=structlog.dev.plain_traceback
+        )
     else:
         shared.append(structlog.processors.format_exc_info)
         renderer = structlog.processors.JSONRenderer()

@@ -36,9 +36,9 @@ def main() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    import typer
+    from nexus_jobs.cli.output import say_error
 
-    typer.secho(f"Error: {message}", fg=typer.colors.RED, err=True)
+    say_error(f"Error: {message}")
     sys.exit(1)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from nexus_jobs.cli.options import DEFAULT_URL, MaxTokens, Priority, Seed, Temperature, Url
-from nexus_jobs.cli.output import console, show_document
+from nexus_jobs.cli.output import console, say_error, show_document
 from nexus_jobs.cli.watching import patiently, rows_failed, watch
 from nexus_jobs.client import Client, Document, Refused
 from nexus_jobs.errors import ConfigError, NexusError
@@ -148,8 +148,7 @@ def _finish(client: Client, bulk_id: str, output: Path) -> None:
         sys.exit(1)
     patiently(lambda: _save(client, bulk_id, output), console.print)
     if failed := rows_failed(bulk):
-        message = f"{failed:,} of {bulk['total']:,} rows failed; the column `error` says why"
-        typer.secho(message, fg=typer.colors.RED, err=True)
+        say_error(f"{failed:,} of {bulk['total']:,} rows failed; the column `error` says why")
         sys.exit(1)
 
 

@@ -12,10 +12,22 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
+from nexus_jobs.telemetry import wants_colour
+
 console: Final = Console(highlight=False, markup=False)
 
 _LEAST: Final = 20
 """So narrow may the last column of a table become; it is the one with sentences."""
+
+
+def styled(text: str, **style: Any) -> str:
+    """The text in colours or bold, where those are wanted; `typer.echo` drops them in a pipe."""
+    return typer.style(text, **style) if wants_colour() else text
+
+
+def say_error(message: str) -> None:
+    """Print it on stderr, in red."""
+    typer.echo(styled(message, fg=typer.colors.RED), err=True)
 
 
 def show_document(document: Any) -> None:

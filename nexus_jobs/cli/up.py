@@ -15,6 +15,7 @@ import typer
 from nexus_jobs.autoscaling import Autoscaler
 from nexus_jobs.cli.local_workers import LocalWorkers
 from nexus_jobs.cli.options import DataDir, Host, Port
+from nexus_jobs.cli.output import styled
 from nexus_jobs.cli.preflight import check_host, check_ports, locked
 from nexus_jobs.cli.roles import STOP_SECONDS
 from nexus_jobs.client import Client
@@ -158,11 +159,11 @@ def _empty(folder: Path) -> None:
 def printer() -> Emit:
     """Prints each line behind the name of the child it came from, in a colour of its own."""
     colours = itertools.cycle(_COLOURS)
-    prefixes = {OURSELVES: typer.style(f"{OURSELVES:<9} | ", bold=True)}
+    prefixes = {OURSELVES: styled(f"{OURSELVES:<9} | ", bold=True)}
 
     def emit(name: str, line: str) -> None:
         if name not in prefixes:
-            prefixes[name] = typer.style(f"{name:<9} | ", fg=next(colours))
+            prefixes[name] = styled(f"{name:<9} | ", fg=next(colours))
         typer.echo(prefixes[name] + line)
 
     return emit

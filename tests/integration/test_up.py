@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -34,10 +35,10 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Up]:
     monkeypatch.setenv("NEXUS_MODELS_FILE", str(models))
     started = []
 
-    def start(**keywords: Any) -> subprocess.Popen[str]:
+    def start(stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
         paths = ["--data-dir", str(tmp_path), "--port", str(free_port())]
         command = [sys.executable, "-c", SCRIPT, "up", *paths]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **keywords))
+        started.append(subprocess.Popen(command, stdout=stdout, text=True))
         return started[-1]
 
     yield start
@@ -56,3 +57,16 @@ def test_a_reader_that_goes_away_costs_the_output_and_nothing_else(
     process.send_signal(asked)
     assert process.wait(30) == 0
     assert (tmp_path / "nexus.lock").read_text() == ""
+
+
+@pytest.mark.parametrize(("term", "no_colour"), [("xterm", "1"), ("dumb", "")])
+def test_a_terminal_that_wants_no_colours_gets_none(
+    up: Up, monkeypatch: pytest.MonkeyPatch, term: str, no_colour: str
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setenv("NO_COLOR", no_colour)
+    ours, theirs = pty.openpty()
+    up(stdout=theirs)
+    os.close(theirs)
+    with open(ours) as terminal:
+        assert terminal.readline() == "child     | up\n"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,3 +61,42 @@ def test_a_server_that_cannot_be_had_for_chaos_is_a_sentence(
     assert line.startswith("Error: ")
     assert reason in line
     assert "s3cret" not in line
+
+
+@pytest.mark.parametrize(
+    ("environment", "coloured"),
+    [
+        ({"TERM": "xterm"}, True),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+        ({"TERM": "dumb"}, False),
+    ],
+)
+def test_an_error_has_a_colour_where_one_is_wanted(
+    nexus: Any, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], coloured: bool
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    ours, theirs = pty.openpty()
+    with open(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert nexus("routes", "list", "--url", "foo") == 1
+    line = os.read(ours, 1000)
+    os.close(ours)
+    assert b"Error: 'foo'" in line
+    assert (b"\x1b[" in line) is coloured
+
+
+@pytest.mark.parametrize("no_colour", ["", "1"])
+def test_a_log_is_for_people_without_colours_too(no_colour: str) -> None:
+    script = (
+        "import structlog; from nexus_jobs.telemetry import configure_logging;"
+        "configure_logging(); structlog.get_logger().info('started', jobs=3)"
+    )
+    environment = {**os.environ, "TERM": "xterm", "FORCE_COLOR": "1", "NO_COLOR": no_colour}
+    ran = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "started" in ran.stderr
+    assert "{" not in ran.stderr
+    assert ("\x1b[" in ran.stderr) is not bool(no_colour)
