@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any, Protocol
 
 import structlog
@@ -75,9 +76,12 @@ def _by_model(name: str, text: str, values: dict[str, float]) -> GaugeMetricFami
 
 
 class _Backlog(Collector):
-    """Jobs waiting and running per model, read at most once an `interval` of seconds."""
+    """Jobs waiting and running per model, read at most once an `interval` of seconds.
 
-    def __init__(self, store: JobStore, interval: float) -> None:
+    Registered models that have none are shown with 0, so that an alert finds them.
+    """
+
+    def __init__(self, store: _Store, interval: float) -> None:
         self._store = store
         self._interval = interval
         self._counts: dict[tuple[str, State], int] = {}
@@ -95,7 +99,9 @@ class _Backlog(Collector):
 
     def _read(self) -> None:
         try:
-            self._counts = self._store.counts()
+            models = [one.name for one in self._store.registered()]
+            none = dict.fromkeys(product(models, (State.QUEUED, State.RUNNING)), 0)
+            self._counts = none | self._store.counts()
         except StoreUnavailable as error:
             log.warning("metrics.stale", reason=str(error))
         self._read_at = time.monotonic()

@@ -1,5 +1,7 @@
 """One request at a time, through the whole platform with a real model."""
 
+import re
+
 import httpx
 import pytest
 
@@ -79,7 +81,8 @@ def test_a_running_job_leaves_the_batch_when_it_is_cancelled(stack):
     job = stack.http.post("/api/v1/jobs", json=body).json()
     url = f"/api/v1/jobs/{job['id']}"
     until(lambda: stack.http.get(url).json()["state"] == "running")
-    until(lambda: 'nexus_jobs_running{model="slow"}' in stack.http.get("/metrics").text)
+    counted = re.compile(r'nexus_jobs_running\{model="slow"\} [1-9]')
+    until(lambda: counted.search(stack.http.get("/metrics").text))
     assert stack.http.delete(url).json()["state"] == "cancelled"
     until(lambda: _running(stack, "slow") == 0, timeout=10)
     assert stack.http.get(url).json()["state"] == "cancelled"

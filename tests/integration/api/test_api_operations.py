@@ -179,6 +179,8 @@ def test_metrics_sum_what_the_workers_say(client: FlaskClient, services: Service
     }
     assert gauges["nexus_model_ready_workers", "simulated"] == 2
     assert gauges["nexus_model_ready_workers", "smollm2-135m"] == 0
+    assert gauges["nexus_jobs_waiting", "smollm2-135m"] == 0
+    assert gauges["nexus_jobs_running", "smollm2-135m"] == 0
     assert gauges["nexus_slots_used", "simulated"] == 6
     assert gauges["nexus_slots_total", "simulated"] == 16
     assert gauges["nexus_tokens_per_second", "simulated"] == 25
