@@ -128,18 +128,18 @@ class Client:
         return list(self._call("GET", "models")["data"])
 
     def model(self, name: str) -> Document:
-        return self._call("GET", f"models/{quote(name)}")
+        return self._call("GET", f"models/{_quoted(name)}")
 
     def register_model(self, config: Mapping[str, Any]) -> Document:
         return self._call("POST", "models", json=config)
 
     def remove_model(self, name: str) -> None:
-        with self._answer("DELETE", f"models/{quote(name)}"):
+        with self._answer("DELETE", f"models/{_quoted(name)}"):
             pass
 
     def want_model(self, name: str, call: str, wait: float = 0.0) -> Document:
         """`call` is load, unload or auto; the model when it is so, or `wait` seconds are over."""
-        return self._call("POST", f"models/{quote(name)}/{call}", params={"wait": wait})
+        return self._call("POST", f"models/{_quoted(name)}/{call}", params={"wait": wait})
 
     def workers(self) -> list[Document]:
         return list(self._call("GET", "workers")["data"])
@@ -201,6 +201,11 @@ class Client:
         except httpx.TransportError as error:
             message = f"no answer from {self._place} ({error}); is `nexus up` running?"
             raise ServerUnreachable(message) from error
+
+
+def _quoted(name: str) -> str:
+    """As a part of a path; of bytes that are no text too, so that the server says what is wrong."""
+    return quote(name, safe="", errors="surrogateescape")
 
 
 def _problem(answer: httpx.Response) -> NexusError:

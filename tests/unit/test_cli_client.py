@@ -110,6 +110,14 @@ def test_what_cannot_be_sent_is_refused_with_the_reason(
         client.submit_job(body, key)
 
 
+def test_the_server_is_asked_for_a_name_that_is_no_text_too() -> None:
+    with (
+        client_of(problem(404, "no such model")) as client,
+        pytest.raises(Refused, match="no such"),
+    ):
+        client.model("a\udcffb")
+
+
 def test_another_programs_answers_are_not_taken_for_ours() -> None:
     with (
         client_of(httpx.Response(200, text="<html>")) as client,
