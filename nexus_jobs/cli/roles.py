@@ -35,8 +35,9 @@ def api(host: Host = None, port: Port = None) -> None:
 
     given = {"host": host, "port": port}
     settings = load_settings(server={k: v for k, v in given.items() if v is not None}).server
-    # the server would share a port that is taken, and get half of somebody else's requests
-    check_ports({"--port": (settings.host, settings.port)}, patient=False)
+    # the server would share a port that is taken, and get half of somebody else's requests;
+    # patient, since one that was killed may leave its processes behind for a moment
+    check_ports({"--port": (settings.host, settings.port)}, patient=True)
     os.register_at_fork(after_in_child=_obey_parent)
     Granian(
         "api.wsgi:create",

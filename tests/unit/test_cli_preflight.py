@@ -81,6 +81,7 @@ def test_a_role_does_not_share_a_port_that_is_in_use(
 ) -> None:
     monkeypatch.setattr("granian.Granian.serve", lambda *_, **__: pytest.fail("it listens"))
     monkeypatch.setattr("os.execv", lambda *_: pytest.fail("it starts"))
+    monkeypatch.setattr(preflight, "_LEFTOVERS_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0), reuse_port=True) as other:
         port = other.getsockname()[1]
         assert nexus(role, "--port", str(port)) == 1
