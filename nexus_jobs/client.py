@@ -152,14 +152,14 @@ class Client:
         return list(self._call("GET", "routes")["data"])
 
     def route(self, name: str) -> Document:
-        return self._call("GET", f"routes/{quote(name, safe='')}")
+        return self._call("GET", f"routes/{_quoted(name)}")
 
     def put_route(self, name: str, config: Mapping[str, Any]) -> Document:
         """Add a route, or replace the one of that name."""
-        return self._call("PUT", f"routes/{quote(name, safe='')}", json=config)
+        return self._call("PUT", f"routes/{_quoted(name)}", json=config)
 
     def remove_route(self, name: str) -> Document:
-        return self._call("DELETE", f"routes/{quote(name, safe='')}")
+        return self._call("DELETE", f"routes/{_quoted(name)}")
 
     def ready(self) -> bool:
         """Whether the server says that it can take jobs and have them run."""
