@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import nexus_jobs.cli.commands  # noqa: F401 - loads them before a test replaces a part of one
 from nexus_jobs import cli
 from nexus_jobs.bootstrap import Services, build_memory_services
 from nexus_jobs.models import ModelConfig

@@ -6,12 +6,10 @@ import json
 from itertools import product
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
-from rich.console import Console
 
-from nexus_jobs.cli import output, watching
+from nexus_jobs.cli import watching
 from tests.unit.scripted_server import Script
 
 BULK = {
@@ -81,35 +79,6 @@ def test_a_refusal_is_a_sentence_and_no_traceback(server: Script, nexus: Any, ca
 def test_a_server_that_is_not_there_is_a_sentence_too(nexus: Any, capsys: Any) -> None:
     assert nexus("jobs", "list", "--url", "http://127.0.0.1:1") == 1
     assert "is `nexus up` running?" in capsys.readouterr().err
-
-
-def test_jobs_are_listed_in_columns(server: Script, nexus: Any, capsys: Any) -> None:
-    job = {"id": "j1", "model": "tiny", "state": "running", "attempt": 1, "cached": "no"}
-    times = {"submitted_at": "then", "finished_at": None}
-    dead = job | times | {"id": "j2", "state": "dead", "error": {"code": "engine_error"}}
-    server.on("GET jobs", {"data": [job | times | {"error": None}, dead]})
-    assert nexus("jobs", "list") == 0
-    assert capsys.readouterr().out.splitlines()[1:] == [
-        "j1\ttiny\trunning\t1\tno\t-\tthen\t-",
-        "j2\ttiny\tdead\t1\tno\tengine_error\tthen\t-",
-    ]
-
-
-@pytest.mark.parametrize("width", [80, 200])
-def test_no_terminal_is_too_narrow_for_an_id(
-    server: Script, nexus: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch, width: int
-) -> None:
-    terminal = Console(force_terminal=True, color_system=None, width=width)
-    monkeypatch.setattr(output, "console", terminal)
-    job = {"id": str(UUID(int=1)), "model": "a-long-name-of-a-model"}
-    details = {"state": "succeeded", "attempt": 1, "cached": "no", "error": None}
-    times = {"submitted_at": "2026-11-29T19:20:06.123456Z", "finished_at": None}
-    server.on("GET jobs", {"data": [job | details | times]})
-    assert nexus("jobs", "list") == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= width
-    for shown in (job["id"], job["model"], times["submitted_at"]):
-        assert any(shown in line for line in lines)
 
 
 def test_a_watched_bulk_ends_with_its_answers_in_a_file(
