@@ -47,6 +47,12 @@ def test_ctrl_c_is_quiet_while_the_commands_are_loaded(
     assert capsys.readouterr().err == ""
 
 
+def test_nothing_is_loaded_before_ctrl_c_is_heard() -> None:
+    script = "import sys; had = {*sys.modules}; import nexus_jobs.cli; print({*sys.modules} - had)"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert eval(ran.stdout) == {"nexus_jobs", "nexus_jobs.cli"}
+
+
 @pytest.mark.parametrize(
     ("database", "reason"),
     [
