@@ -17,6 +17,7 @@ from nexus_jobs.engine import Engine, Progress, TokenSequence
 from nexus_jobs.errors import EngineError, InvalidRequest, ModelUnavailable
 from nexus_jobs.job import FinishReason, Message, SamplingParams
 from nexus_jobs.models import ModelConfig
+from tests.e2e.stack import until
 
 pytestmark = pytest.mark.model
 
@@ -150,6 +151,30 @@ def test_an_evicted_row_says_nothing_more_and_its_slot_is_free(engine: Engine) -
     assert engine.step() == []
     texts = said(engine, *(row(engine, f"new {n}") for n in range(8)))
     assert all("Paris" in text for text in texts)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+def test_a_prompt_that_was_given_up_spoils_no_other_with_the_same_beginning(
+    engine: Engine, steps: int
+) -> None:
+    story = f"{steps} lanterns shine on the marble wall of the harbour in winter. " * 12
+    question = f"{story}\n{FRANCE}"
+    engine.admit([row(engine, "given up", question, max_tokens=200, ignore_eos=True)])
+    for _ in range(steps):
+        engine.step()
+    engine.evict("given up")
+    for name in ("first", "second"):
+        (text,) = said(engine, row(engine, name, question, max_tokens=16))
+        assert "Paris" in text
+
+
+def test_rows_that_were_given_up_stop_when_their_prompts_have_been_read(engine: Engine) -> None:
+    stories = [f"{n} lanterns shine on the marble wall of the harbour. " * 12 for n in range(8)]
+    engine.admit([row(engine, story, story, max_tokens=200, ignore_eos=True) for story in stories])
+    engine.step()
+    for story in stories:
+        engine.evict(story)
+    until(lambda: engine.step() == [] and not engine._leaving)
 
 
 def test_an_id_may_be_used_again(engine: Engine) -> None:

@@ -68,6 +68,10 @@ class OpenVinoEngine:
         self._tensor = require("openvino", extra="cpu").Tensor
         self._numbers = count()
         self._handles: dict[str, Any] = {}
+        self._begun: set[str] = set()
+        """Rows whose prompts have been read."""
+        self._leaving: list[Any] = []
+        """The handles of rows that were evicted before; see `evict`."""
         self._refused: dict[str, Progress] = {}
         """The ends of rows that the library would not take."""
         self._pipeline = self._load()
@@ -120,27 +124,52 @@ class OpenVinoEngine:
         return refused + self._advance()
 
     def _advance(self) -> list[Progress]:
-        if not self._handles:
+        if not self._handles and not self._leaving:
             return []
         try:
             self._pipeline.step()
+            self._let_go()
             progress = [self._read(row, handle) for row, handle in self._handles.items()]
         except Exception as error:
             self._start_anew()
             raise engine_error(self.name, error, _reason(error)) from error
         for row in progress:
+            if row.token_ids:
+                self._begun.add(row.sequence_id)
             if row.finish_reason is not None:
                 del self._handles[row.sequence_id]
+                self._begun.discard(row.sequence_id)
         return [row for row in progress if row.token_ids or row.finish_reason is not None]
 
     def evict(self, sequence_id: str) -> None:
+        """A row whose prompt is being read is let go when that is done.
+
+        The library takes the blocks of a prompt that was read in part for whole ones, and whoever
+        has the same beginning would get nonsense from then on (seen in openvino-genai 2026.4.1).
+        """
         self._refused.pop(sequence_id, None)
         handle = self._handles.pop(sequence_id, None)
-        if handle is not None:
+        if handle is None:
+            return
+        if sequence_id in self._begun:
+            self._begun.discard(sequence_id)
             handle.cancel()
+        else:
+            self._leaving.append(handle)
+
+    def _let_go(self) -> None:
+        """Cancel those evicted rows that have their first token, or will never have one."""
+        leaving, self._leaving = self._leaving, []
+        for handle in leaving:
+            if handle.can_read() or handle.get_status() != self._genai.GenerationStatus.RUNNING:
+                handle.cancel()
+            else:
+                self._leaving.append(handle)
 
     def close(self) -> None:
         self._handles.clear()
+        self._begun.clear()
+        self._leaving.clear()
         self._refused.clear()
         self._pipeline = None
 
