@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nexus_jobs.job import JobError, Message, Request
@@ -153,6 +153,7 @@ def test_keys_are_shared_out_by_weight():
 
 
 @given(jobs=st.integers(1, 300), weights=weights)
+@example(jobs=24, weights=[3.5065980425728975, 3.5065980425728975])  # a share is rounded up
 def test_one_key_for_all_overloads_nobody(jobs, weights):
     r = route(*weights, algorithm=Algorithm.CONSISTENT_HASH)
     sent = Counter()
@@ -160,7 +161,8 @@ def test_one_key_for_all_overloads_nobody(jobs, weights):
         state = {model: TargetState(outstanding=sent[model]) for model in MODELS}
         sent[pick(r, state, key=b"the same")] += 1
     for target in r.targets:
-        assert sent[target.model] < 1.25 * jobs * target.weight / sum(weights) + 1
+        share = jobs * target.weight / sum(weights)
+        assert sent[target.model] < 1.25 * share + 1 + 1e-9
 
 
 def test_a_breaker_opens_rests_lets_one_probe_through_and_closes_or_opens_again():
