@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from math import inf
 from typing import TypeVar
 
 from flask import request
@@ -41,7 +40,7 @@ def parse_body(model: type[ModelT], *, required: bool = True) -> ModelT:
         return parse_json(model, b"{}")
     if not request.is_json:
         raise UnsupportedMediaType(_send("application/json"))
-    return parse_json(model, _read(min(JSON_BODY_BYTES, request.max_content_length or inf)))
+    return parse_json(model, _read())
 
 
 def parse_query(model: type[ModelT]) -> ModelT:
@@ -110,9 +109,10 @@ def single(values: MultiDict[str, str]) -> dict[str, str]:
     return values.to_dict()
 
 
-def _read(limit: float) -> bytes:
+def _read() -> bytes:
     """The whole body."""
-    request.max_content_length = int(limit)
+    limit = min(JSON_BODY_BYTES, request.max_content_length or JSON_BODY_BYTES)
+    request.max_content_length = limit
     body = request.get_data(cache=False)
     announced = request.content_length
     if announced is None and len(body) >= limit:  # of what comes in pieces no more is read

@@ -114,10 +114,6 @@ class Intake:
             request = replace(request, model=job.route)
         return self.draft(changes.applied_to(request), job_id=job.id)
 
-    def withdraw(self, draft: NewJob) -> None:
-        """The draft is not going to run after all."""
-        self._router.withdraw([draft.id])
-
     def shadow(self, job: Job) -> NewJob | None:
         """A copy of a job for the shadow of its route, if there is one and the lot says so."""
         route = self._catalog.routes().get(job.route or "")

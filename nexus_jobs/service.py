@@ -170,7 +170,6 @@ class JobService:
             if again is not None:
                 self._committer.ring({again.request.model: 1})
                 return again
-            self._intake.withdraw(draft)
             job = self.get(job_id)
         raise Conflict(f"job {job_id} is {job.state}; only a failed or dead job can be retried")
 

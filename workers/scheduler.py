@@ -52,7 +52,7 @@ class Rounds:
         except StoreUnavailable as error:
             log.warning("round.failed", reason=str(error))
             self._trust_later()
-        except Exception:  # an error of one repair must not end the others
+        except Exception:  # the next round may do what this one did not
             log.exception("round.failed")
 
     def _await_store(self) -> None:

@@ -62,6 +62,14 @@ def test_a_new_model_is_created_and_takes_jobs(client: FlaskClient):
     assert client.get("/api/v1/models/own").json["waiting"] == 1
 
 
+def test_a_change_holds_for_jobs_at_once(client: FlaskClient):
+    job = {"model": "own", "prompt": "hello", "max_tokens": 100}
+    client.post("/api/v1/models", json=OWN | {"max_sequence_length": 64})
+    assert client.post("/api/v1/jobs", json=job).status_code == 422
+    client.post("/api/v1/models", json=OWN | {"max_sequence_length": 512})
+    assert client.post("/api/v1/jobs", json=job).status_code == 202
+
+
 def test_a_change_makes_a_version_and_the_same_again_does_not(client: FlaskClient):
     def post(**changes: object) -> tuple[int, list[int]]:
         answer = client.post("/api/v1/models", json=OWN | changes)
