@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from nexus_jobs.urls import without_passwords
 
-_MAY_BE_SECRET: Final = re.compile("url|key|password|token|secret")
+_MAY_BE_SECRET: Final = re.compile(r"url|key|password|token(?!s)|secret")
 _SHORT: Final = 100
 
 

@@ -278,6 +278,12 @@ def test_a_value_that_is_long_or_a_section_is_not_repeated(models_file):
     assert len(str(refused.value)) < 300
 
 
+def test_a_number_of_tokens_is_no_secret(models_file):
+    models_file.write_text("models:\n- {name: a, max_batch_tokens: many}\n")
+    with pytest.raises(ConfigError, match="got 'many'"):
+        load_models(models_file)
+
+
 def test_what_a_newer_version_has_stored_can_be_read():
     stored = {"name": "a", "added": 1, "simulated": {"step_ms": 2, "more": 3}}
     assert ModelConfig.stored(stored) == ModelConfig(name="a", simulated={"step_ms": 2})
